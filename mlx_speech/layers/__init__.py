@@ -1,0 +1,1 @@
+"""Blocks that models share: one concept a file."""

@@ -1,0 +1,167 @@
+"""From a model's name to a model: strictly loaded, whatever layout its checkpoint is in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_speech import hub, runtime, weights
+from mlx_speech.errors import CheckpointError
+from mlx_speech.registry import find_card
+
+if TYPE_CHECKING:
+    from mlx_speech.converters._family import Family
+    from mlx_speech.converters._read import Tensors
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a loaded model came from: the name asked for, its folder, family and checkpoint layout."""
+
+    name: str
+    folder: Path
+    family: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that is understood but not yet read: its family, configuration, plan and tensors."""
+
+    family: Family
+    layout: str
+    config: Any
+    plan: weights.Plan
+    tensors: Tensors
+    folder: Path
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter of the model and its shape."""
+        return parameter_shapes(self.family.build(self.config))
+
+
+def load(name: str, *, dtype: str | None = None) -> Any:
+    """Load a pretrained model.
+
+    Args:
+        name: an alias (``mlx-speech models`` lists them), ``"hub:org/name[@revision]"``,
+            ``"path:/folder"``, a path, or ``"org/name"``. Folders may be this library's own format or an
+            original checkpoint, which is converted in memory by the same rules as ``mlx-convert``.
+        dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default what suits the device.
+
+    Returns:
+        The model (:class:`~mlx_speech.models.whisper.Whisper`,
+        :class:`~mlx_speech.models.vad.SileroVAD` …) in inference mode; ``model.origin`` tells its source.
+
+    Raises:
+        ModelNotFoundError: the name names nothing, or the weights are not here and cannot be fetched.
+        CheckpointError: the checkpoint is damaged, incomplete, or has keys that no rule accounts for.
+        OptionError: an unknown dtype.
+    """
+    runtime.prepare()
+    path = hub.locate(name)
+    card = find_card(name)
+    opened = open_checkpoint(path, card.family if card else None)
+    model = opened.family.build(opened.config)
+    arrays = weights.convert(opened.plan, opened.tensors, parameter_shapes(model), str(opened.tensors.path))
+    wanted = runtime.resolve_dtype(dtype, opened.family.half)
+    cast = {k: v.astype(wanted) if mx.issubdtype(v.dtype, mx.floating) else v for k, v in arrays.items()}
+    model.load_weights(list(cast.items()), strict=True)
+    model.eval()
+    mx.eval(model.parameters())
+    object.__setattr__(model, "origin", Origin(name, opened.folder, opened.family.name, opened.layout))
+    return model
+
+
+def open_checkpoint(path: Path, family_name: str | None = None) -> Opened:
+    """Recognise a checkpoint and plan its conversion, without reading a tensor.
+
+    Raises:
+        CheckpointError: not a checkpoint of a known family, or one that does not resolve fully.
+    """
+    from mlx_speech.converters._read import open_tensors
+    from mlx_speech.converters._table import families, get_family
+
+    folder = path if path.is_dir() else path.parent
+    native = read_config(folder) if path.is_dir() else {}
+    if "format_version" in native:
+        return _open_native(folder, native)
+    tensors = open_tensors(path)
+    candidates = [get_family(family_name)] if family_name else families()
+    owners = {layout.name: family for family in candidates for layout in family.layouts}
+    layout = weights.find_layout([x for f in candidates for x in f.layouts], tensors, str(tensors.path))
+    family = owners[layout.name]
+    config = family.read_config(tensors, folder, layout)
+    return Opened(family, layout.name, config, weights.plan(layout.rules, tensors), tensors, folder)
+
+
+def _open_native(folder: Path, data: Mapping[str, Any]) -> Opened:
+    from mlx_speech.converters._read import open_tensors
+    from mlx_speech.converters._table import get_family
+
+    where = str(folder / "config.json")
+    if data["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: format version {data['format_version']!r}; this release reads {FORMAT_VERSION}: update or convert again"
+        )
+    family = get_family(str(data.get("family")), where)
+    config = config_from_dict(family.config_type, data.get("config"), where)
+    tensors = open_tensors(folder / "model.safetensors")
+    steps = tuple(weights.Step((k,), (k,), weights.keep) for k in tensors)
+    return Opened(family, "mlx_speech", config, weights.Plan(steps, ()), tensors, folder)
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a checkpoint's folder as a dictionary; empty where the file is not there.
+
+    Raises:
+        CheckpointError: it is not a JSON object.
+    """
+    file = folder / name
+    if not file.is_file():
+        return {}
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not valid JSON ({error}); fetch the checkpoint again") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file}: expected a JSON object")
+    return data
+
+
+def config_from_dict(kind: type[Any], data: Any, where: str) -> Any:
+    """A configuration dataclass from its JSON form, strictly: no key too many, none missing.
+
+    Raises:
+        CheckpointError: the keys or a value's type do not fit.
+    """
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"{where}: 'config' is missing or not an object")
+    names = {f.name for f in dataclasses.fields(kind)}
+    required = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    unknown, missing = set(data) - names, required - set(data)
+    if unknown or missing:
+        raise CheckpointError(f"{where}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}")
+    try:
+        return kind(**{k: _tuples(v) for k, v in data.items()})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Every parameter of a model and its shape."""
+    return {k: tuple(v.shape) for k, v in tree_flatten(model.parameters())}

@@ -1,0 +1,248 @@
+"""Whisper: an audio encoder and an autoregressive text decoder.
+
+Original: https://github.com/openai/whisper/blob/v20250625/whisper/model.py (MIT), from Radford et al.,
+"Robust Speech Recognition via Large-Scale Weak Supervision" (2022), https://arxiv.org/abs/2212.04356.
+
+Letters: B batch, T audio frames (10 ms before, 20 ms after the convolutions), M mel bands, L tokens,
+D width, H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_speech.layers.attention import KVCache, attend, settle
+from mlx_speech.layers.elementwise import gelu
+
+
+@dataclass(frozen=True)
+class WhisperConfig:
+    """The original's dimensions, and the decoding settings that belong to the weights.
+
+    ``alignment_heads`` are the (layer, head) pairs of the decoder whose cross-attention follows time;
+    ``suppress_tokens`` are never sampled, ``begin_suppress_tokens`` not as the first one.
+    """
+
+    n_mels: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
+    n_vocab: int
+    n_text_ctx: int
+    n_text_state: int
+    n_text_head: int
+    n_text_layer: int
+    alignment_heads: tuple[tuple[int, int], ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {k: getattr(self, k) for k in self.__dataclass_fields__ if k.startswith("n_")}
+        wrong = [f"{k}={v!r}" for k, v in sizes.items() if not isinstance(v, int) or v < 1]
+        if wrong:
+            raise ValueError(f"not a positive whole number: {', '.join(wrong)}")
+        for width, heads in ((self.n_audio_state, self.n_audio_head), (self.n_text_state, self.n_text_head)):
+            if width % heads:
+                raise ValueError(f"width {width} does not divide into {heads} heads")
+        outside = [p for p in self.alignment_heads if p[0] >= self.n_text_layer or p[1] >= self.n_text_head]
+        if outside:
+            raise ValueError(f"alignment heads {outside} lie outside the decoder")
+
+    @property
+    def multilingual(self) -> bool:
+        """Whether the vocabulary has languages other than English."""
+        return self.n_vocab >= 51865
+
+    @property
+    def num_languages(self) -> int:
+        """Number of language tokens."""
+        return self.n_vocab - 51765 - int(self.multilingual)
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention whose keys have no bias."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def split(self, x: mx.array) -> mx.array:
+        """(B, L, D) → (B, H, L, D/H)."""
+        batch, length, width = x.shape
+        return x.reshape(batch, length, self.heads, width // self.heads).swapaxes(1, 2)
+
+    def keys_values(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Keys and values of ``x``, each (B, H, T, D/H)."""
+        return self.split(self.key(x)), self.split(self.value(x))
+
+    def __call__(self, x: mx.array, k: mx.array, v: mx.array, *, causal: bool = False) -> mx.array:
+        """Attend from (B, L, D) to given keys and values; (B, L, D)."""
+        y = attend(self.split(self.query(x)), k, v, causal=causal)
+        return self.out(y.swapaxes(1, 2).reshape(x.shape))
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm self-attention and a four times wider perceptron."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = MultiHeadAttention(width, heads)
+        self.attn_ln = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+        self.mlp_ln = nn.LayerNorm(width)
+
+    def mlp(self, x: mx.array) -> mx.array:
+        """The perceptron with its norm and residual."""
+        return x + self.fc2(gelu(self.fc1(self.mlp_ln(x))))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, T, D) → (B, T, D)."""
+        y = self.attn_ln(x)
+        return self.mlp(x + self.attn(y, *self.attn.keys_values(y)))
+
+
+class DecoderBlock(EncoderBlock):
+    """Adds attention to the audio between the two."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.cross_attn = MultiHeadAttention(width, heads)
+        self.cross_attn_ln = nn.LayerNorm(width)
+
+    def attend_self(self, x: mx.array, cache: KVCache) -> mx.array:
+        """Causal self-attention over the cached positions and these; with residual."""
+        y = self.attn_ln(x)
+        return x + self.attn(y, *cache.extend(*self.attn.keys_values(y)), causal=True)
+
+
+class AudioEncoder(nn.Module):
+    """Two convolutions, the second halving the rate, then transformer blocks."""
+
+    def __init__(self, c: WhisperConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(c.n_mels, c.n_audio_state, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(c.n_audio_state, c.n_audio_state, kernel_size=3, stride=2, padding=1)
+        self.positional_embedding = mx.zeros((c.n_audio_ctx, c.n_audio_state))
+        self.blocks = [EncoderBlock(c.n_audio_state, c.n_audio_head) for _ in range(c.n_audio_layer)]
+        self.ln_post = nn.LayerNorm(c.n_audio_state)
+
+    def __call__(self, mel: mx.array) -> mx.array:
+        """Log-mel (B, 2T, M) → features (B, T, D)."""
+        x = gelu(self.conv1(mel))
+        x = gelu(self.conv2(x)) + self.positional_embedding
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_post(x)
+
+
+class TextDecoder(nn.Module):
+    """Causal transformer blocks that attend to the audio; its output layer is its embedding."""
+
+    def __init__(self, c: WhisperConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(c.n_vocab, c.n_text_state)
+        self.positional_embedding = mx.zeros((c.n_text_ctx, c.n_text_state))
+        self.blocks = [DecoderBlock(c.n_text_state, c.n_text_head) for _ in range(c.n_text_layer)]
+        self.ln = nn.LayerNorm(c.n_text_state)
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """What decoding carries from step to step: self-attention caches, and the audio's keys and values."""
+
+    self_attention: tuple[KVCache, ...]
+    cross_attention: tuple[tuple[mx.array, mx.array], ...]
+
+    @property
+    def length(self) -> int:
+        """Number of positions decoded so far."""
+        return self.self_attention[0].length
+
+
+class Whisper(nn.Module):
+    """Whisper of any size. Weights are float32 or half precision; see :func:`mlx_speech.load`."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = AudioEncoder(config)
+        self.decoder = TextDecoder(config)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype that the model computes in."""
+        return self.encoder.conv1.bias.dtype
+
+    def encode(self, mel: mx.array) -> mx.array:
+        """Audio features of 30 s windows.
+
+        Args:
+            mel: log-mel spectrogram (B, 3000, n_mels), see :func:`mlx_speech.features.log_mel`.
+
+        Returns:
+            (B, 1500, n_audio_state), one frame every 20 ms.
+        """
+        return self.encoder(mel.astype(self.dtype))
+
+    def start(self, features: mx.array) -> DecoderState:
+        """A fresh decoding state for audio features (B, T, D)."""
+        blocks = self.decoder.blocks
+        caches = tuple(KVCache() for _ in blocks)
+        return DecoderState(caches, tuple(settle(*b.cross_attn.keys_values(features)) for b in blocks))
+
+    def step(self, tokens: mx.array, state: DecoderState) -> mx.array:
+        """Decode the next tokens (B, L) int32; returns hidden states (B, L, D) and advances ``state``."""
+        x = self._embed(tokens, state.length)
+        for block, cache, (k, v) in zip(
+            self.decoder.blocks, state.self_attention, state.cross_attention, strict=True
+        ):
+            x = block.attend_self(x, cache)
+            x = block.mlp(x + block.cross_attn(block.cross_attn_ln(x), k, v))
+        return self.decoder.ln(x)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Hidden states (..., D) → scores over the vocabulary (..., V), float32."""
+        return self.decoder.token_embedding.as_linear(hidden).astype(mx.float32)
+
+    def __call__(self, mel: mx.array, tokens: mx.array) -> mx.array:
+        """Log-mel (B, 3000, M) and tokens (B, L) int32 → logits (B, L, V) float32."""
+        return self.logits(self.step(tokens, self.start(self.encode(mel))))
+
+    def cross_attention(self, features: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
+        """Attention scores of the alignment heads over the audio, and the logits, in one forced pass.
+
+        Args:
+            features: (B, T, D) from :meth:`encode`.
+            tokens: (B, L) int32.
+
+        Returns:
+            Scores before the softmax, (B, number of alignment heads, L, T) float32, and logits (B, L, V).
+        """
+        state = self.start(features)
+        x = self._embed(tokens, 0)
+        heads: dict[tuple[int, int], mx.array] = {}
+        wanted = self.config.alignment_heads
+        layers = zip(self.decoder.blocks, state.self_attention, state.cross_attention, strict=True)
+        for layer, (block, cache, (k, v)) in enumerate(layers):
+            x = block.attend_self(x, cache)
+            y = block.cross_attn_ln(x)
+            q = block.cross_attn.split(block.cross_attn.query(y))
+            for pair in (p for p in wanted if p[0] == layer):
+                scores = q[:, pair[1]] @ k[:, pair[1]].swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+                heads[pair] = scores.astype(mx.float32)
+            x = block.mlp(x + block.cross_attn(y, k, v))
+        return mx.stack([heads[p] for p in wanted], axis=1), self.logits(self.decoder.ln(x))
+
+    def _embed(self, tokens: mx.array, offset: int) -> mx.array:
+        positions = self.decoder.positional_embedding[offset : offset + tokens.shape[1]]
+        return self.decoder.token_embedding(tokens) + positions

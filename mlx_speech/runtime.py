@@ -1,0 +1,161 @@
+"""Device and dtype policy, MLX's memory cache, and on Linux a BLAS worth the name.
+
+MLX's Linux CPU wheel links the reference BLAS. A shared library that defines the same symbols and is loaded
+first, globally, takes its calls over, so :func:`load_blas` must run before ``mlx.core`` is imported:
+``mlx_speech/__init__.py`` sees to that. This module must not import mlx at its top for the same reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_speech.errors import MLXSpeechError, OptionError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+BLAS_VARIABLE = "MLX_SPEECH_BLAS"
+CACHE_VARIABLE = "MLX_SPEECH_CACHE_LIMIT"
+DEFAULT_CACHE_LIMIT = 1 << 30  # bytes; MLX's own default grows with the work until memory is full
+
+_SYSTEM_LIBRARIES = ("libopenblas.so.0", "libmkl_rt.so.2", "libblis.so.4")
+# wheels that carry an OpenBLAS under its plain names, and the files to load in order
+_WHEELS = {
+    "faiss-cpu": ("libquadmath", "libgfortran", "libgomp", "libopenblas"),
+    "ngsolve-openblas": ("libopenblas",),
+}
+
+
+class SlowBLASWarning(UserWarning):
+    """Only the reference BLAS is there: everything works, 50 to 90 times slower than it could."""
+
+
+@dataclass(frozen=True)
+class Blas:
+    """Which BLAS serves MLX on the CPU: its name, and whether it is an optimised one."""
+
+    name: str
+    optimised: bool
+
+
+def load_blas() -> Blas:
+    """Load an optimised BLAS ahead of MLX, on Linux; elsewhere MLX brings its own.
+
+    ``MLX_SPEECH_BLAS`` names a shared library to load instead, or ``none`` to load nothing. Otherwise the
+    system's OpenBLAS, MKL or BLIS is taken, then an installed wheel's.
+
+    Raises:
+        MLXSpeechError: the library that the variable names cannot be loaded.
+    """
+    wanted = os.environ.get(BLAS_VARIABLE, "")
+    if not sys.platform.startswith("linux"):
+        return Blas("Accelerate" if sys.platform == "darwin" else "MLX's own", True)
+    if wanted == "none":
+        return Blas("MLX's own", False)
+    if "mlx.core" in sys.modules:
+        return Blas("MLX's own (mlx was imported before mlx_speech)", False)
+    if wanted:
+        if not _try_load([wanted]):
+            raise MLXSpeechError(
+                f"{BLAS_VARIABLE}={wanted}: cannot be loaded; give a shared library's path or 'none'"
+            )
+        return Blas(wanted, True)
+    for files in _candidates():
+        if _try_load(files):
+            return Blas(files[-1], True)
+    return Blas("MLX's own", False)
+
+
+def _candidates() -> Iterator[list[str]]:
+    for name in _SYSTEM_LIBRARIES:
+        yield [name]
+    for distribution, prefixes in _WHEELS.items():
+        try:
+            files = [f for f in importlib.metadata.files(distribution) or [] if ".so" in f.name]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        chosen = [str(f.locate()) for p in prefixes for f in files if f.name.startswith(p)]
+        if chosen and Path(chosen[-1]).name.startswith("libopenblas"):
+            yield chosen
+
+
+def _try_load(files: list[str]) -> bool:
+    try:
+        handles = [ctypes.CDLL(f, mode=ctypes.RTLD_GLOBAL) for f in files]
+    except OSError:
+        return False
+    return hasattr(handles[-1], "cblas_sgemm")
+
+
+_status: Blas | None = None
+_warned = False
+
+
+def start() -> Blas:
+    """Load the BLAS once; called when ``mlx_speech`` is imported."""
+    global _status
+    if _status is None:
+        _status = load_blas()
+    return _status
+
+
+def prepare() -> None:
+    """Bound MLX's cache of freed buffers and warn once of a slow BLAS; called before a model is loaded.
+
+    ``MLX_SPEECH_CACHE_LIMIT`` sets the bound in bytes.
+
+    Raises:
+        OptionError: the variable is not a whole number.
+    """
+    global _warned
+    import mlx.core as mx
+
+    value = os.environ.get(CACHE_VARIABLE, str(DEFAULT_CACHE_LIMIT))
+    if not value.isdigit():
+        raise OptionError(f"{CACHE_VARIABLE}={value!r} is not a number of bytes")
+    mx.set_cache_limit(int(value))
+    if not start().optimised and on_cpu() and not _warned and os.environ.get(BLAS_VARIABLE) != "none":
+        _warned = True
+        warnings.warn(
+            f"matrix products run on {start().name} reference BLAS, 50 to 90 times slower than OpenBLAS. "
+            "Remedy: pip install 'mlx-speech-pipeline[cpu]' or apt install libopenblas0-pthread, and import "
+            f"mlx_speech before mlx. {BLAS_VARIABLE}=none silences this.",
+            SlowBLASWarning,
+            stacklevel=3,
+        )
+
+
+def on_cpu() -> bool:
+    """Whether MLX's default device is the CPU."""
+    import mlx.core as mx
+
+    return mx.default_device().type == mx.DeviceType.cpu
+
+
+def resolve_dtype(dtype: str | None, half: bool) -> mx.Dtype:
+    """The dtype to compute in.
+
+    Args:
+        dtype: ``"float32"``, ``"float16"``, ``"bfloat16"``, or ``None`` for the device's best: float16 on a
+            GPU for families that bear it, else float32 (half-precision products are slow on CPUs).
+        half: whether the model's family bears float16.
+
+    Raises:
+        OptionError: another name.
+    """
+    import mlx.core as mx
+
+    names = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+    if dtype is None:
+        return mx.float16 if half and not on_cpu() else mx.float32
+    if dtype not in names:
+        raise OptionError(f"dtype {dtype!r} is not one of {', '.join(names)}")
+    return names[dtype]

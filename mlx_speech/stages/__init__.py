@@ -1,0 +1,1 @@
+"""The steps of a pipeline: plain values in, plain values out, times in seconds."""

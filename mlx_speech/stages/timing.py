@@ -1,0 +1,287 @@
+"""When each word was said, by Whisper's own attention to the audio.
+
+The alignment heads' cross-attention over the 20 ms frames, normalised and smoothed, is a cost matrix of
+tokens by frames; dynamic time warping finds the cheapest monotonic path through it.
+
+Original: https://github.com/openai/whisper/blob/v20250625/whisper/timing.py (MIT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_speech.models.whisper import Whisper
+from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
+from mlx_speech.types import Segment, Word
+
+_MEDIAN_WIDTH = 7
+_SENTENCE_ENDS = ".。!！?？"
+_LEADING = "\"'“¿([{-"
+_TRAILING = "\"'.。,，!！?？:：”)]}、"
+_PAUSE = 0.5  # seconds by which a word may leave its segment before the segment's own time is preferred
+_LONGEST_MEDIAN = 0.7  # seconds: a longer median word says that the alignment failed
+
+# compare-exchange pairs after which the middle of seven values stands at index 3
+_MEDIAN_NETWORK = (
+    (0, 5),
+    (0, 3),
+    (1, 6),
+    (2, 4),
+    (0, 1),
+    (3, 5),
+    (2, 6),
+    (2, 3),
+    (3, 6),
+    (4, 5),
+    (1, 4),
+    (1, 3),
+    (3, 4),
+)
+
+
+@dataclass
+class _Timed:
+    """A word while its time is being settled; its text keeps the leading space."""
+
+    text: str
+    tokens: list[int]
+    start: float
+    end: float
+    probability: float
+
+
+def word_times(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    features: mx.array,
+    segments: Sequence[Sequence[Segment]],
+    durations: Sequence[float],
+    language: str,
+    task: str = "transcribe",
+) -> list[list[Segment]]:
+    """Give the segments of a batch of windows their words.
+
+    Args:
+        model: the Whisper model that wrote them.
+        tokenizer: its tokenizer.
+        features: the windows' audio features (B, T, D).
+        segments: each window's segments, with times relative to the window, in seconds.
+        durations: each window's length in seconds.
+        language: the code the windows were decoded with.
+        task: as decoded.
+
+    Returns:
+        The segments with ``words``; a segment's start and end become its first word's and its last one's.
+    """
+    rows = [n for n, found in enumerate(segments) if any(_text_tokens(tokenizer, s) for s in found)]
+    out = [list(found) for found in segments]
+    if not rows:
+        return out
+    prompt = tokenizer.start_sequence(language, task)
+    texts = [[t for s in segments[n] for t in _text_tokens(tokenizer, s)] for n in rows]
+    scores, probabilities = _forced(model, tokenizer, features[mx.array(rows)], prompt, texts)
+    for at, n in enumerate(rows):
+        frames = max(min(round(durations[n] / TIME_PRECISION), scores.shape[-1]), 1)
+        count = len(texts[at])
+        matrix = _alignment_matrix(scores[at, :, : len(prompt) + count + 2, :frames])
+        path = dtw(-matrix[len(prompt) : -1])
+        timed = _words(tokenizer, texts[at], path, probabilities[at][:count], language)
+        out[n] = _to_segments(tokenizer, segments[n], timed)
+    return out
+
+
+def _text_tokens(tokenizer: Tokenizer, segment: Segment) -> list[int]:
+    return [t for t in segment.tokens if t < tokenizer.special.eot]
+
+
+def _forced(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    features: mx.array,
+    prompt: Sequence[int],
+    texts: Sequence[Sequence[int]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Attention scores (B, heads, L, T) of the given texts, and each text token's probability (B, L)."""
+    special = tokenizer.special
+    longest = max(map(len, texts))
+    rows = [[*prompt, special.no_timestamps, *t, *[special.eot] * (longest - len(t) + 1)] for t in texts]
+    tokens = mx.array(rows, mx.int32)
+    scores, logits = model.cross_attention(features, tokens)
+    # the scores before position p predict the token at p; only words compete
+    start = len(prompt)
+    ahead = mx.softmax(logits[:, start : start + longest + 1, : special.eot], axis=-1)
+    following = mx.minimum(tokens[:, start + 1 :], special.eot - 1)
+    probabilities = mx.take_along_axis(ahead, following[..., None], axis=-1).squeeze(-1)
+    return np.array(scores), np.array(probabilities)
+
+
+def _alignment_matrix(scores: np.ndarray) -> np.ndarray:
+    """Scores (heads, L, T) → mean normalised and smoothed attention (L, T)."""
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    spread = weights.std(axis=-2, keepdims=True)
+    weights = (weights - weights.mean(axis=-2, keepdims=True)) / np.maximum(spread, 1e-12)
+    return np.asarray(median_filter(weights).mean(axis=0))
+
+
+def median_filter(values: np.ndarray) -> np.ndarray:
+    """Running median of 7 along the last axis, edges reflected; arrays no longer than 3 are returned as they are."""
+    half = _MEDIAN_WIDTH // 2
+    if values.shape[-1] <= half:
+        return values
+    padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(half, half)], mode="reflect")
+    length = values.shape[-1]
+    taps = [padded[..., i : i + length] for i in range(_MEDIAN_WIDTH)]
+    for low, high in _MEDIAN_NETWORK:
+        taps[low], taps[high] = np.minimum(taps[low], taps[high]), np.maximum(taps[low], taps[high])
+    return taps[half]
+
+
+def dtw(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cheapest monotonic path through a cost matrix.
+
+    Args:
+        cost: (N, M) float.
+
+    Returns:
+        Row and column indices of the path, two int arrays of one length, from (0, 0) to (N-1, M-1).
+    """
+    rows, columns = cost.shape
+    skewed = np.full((rows + columns - 1, rows), np.inf)
+    i, j = np.indices(cost.shape)
+    skewed[i + j, i] = cost
+    choice = np.zeros((rows + columns - 1, rows), np.int8)
+    # diagonals of accumulated cost, one row longer at the top for the border
+    older = np.full(rows + 1, np.inf, np.float32)
+    newer = older.copy()
+    older[0] = 0.0
+    for d in range(rows + columns - 1):
+        diagonal, up, left = older[:-1], newer[:-1], newer[1:]
+        best_up = (up < diagonal) & (up < left)
+        best_diagonal = (diagonal < up) & (diagonal < left)
+        choice[d] = np.where(best_diagonal, 0, np.where(best_up, 1, 2))
+        step = np.where(best_diagonal, diagonal, np.where(best_up, up, left))
+        older, newer = newer, np.concatenate([[np.inf], step + skewed[d]]).astype(np.float32)
+    return _trace(choice, rows, columns)
+
+
+def _trace(choice: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    i, j = rows - 1, columns - 1
+    path = [(i, j)]
+    while i or j:
+        step = 2 if i == 0 else 1 if j == 0 else choice[i + j, i]
+        i, j = i - (step != 2), j - (step != 1)
+        path.append((i, j))
+    text, time = np.array(path[::-1]).T
+    return text, time
+
+
+def _words(
+    tokenizer: Tokenizer,
+    text: Sequence[int],
+    path: tuple[np.ndarray, np.ndarray],
+    probabilities: np.ndarray,
+    language: str,
+) -> list[_Timed]:
+    """Words with the times at which the path enters and leaves them."""
+    pieces = tokenizer.split_to_words(text, language)
+    token_index, frame = path
+    entered = frame[np.flatnonzero(np.diff(token_index, prepend=-1))] * TIME_PRECISION
+    bounds = np.cumsum([0, *(len(ids) for _, ids in pieces)])
+    timed = [
+        _Timed(piece, list(ids), float(entered[a]), float(entered[b]), float(np.mean(probabilities[a:b])))
+        for (piece, ids), a, b in zip(pieces, bounds[:-1], bounds[1:], strict=True)
+    ]
+    _shorten_at_sentence_ends(timed, _limits(timed)[1])
+    return _join_punctuation(timed)
+
+
+def _limits(timed: Sequence[_Timed]) -> tuple[float, float]:
+    """The median word's length, and the longest length believed, in seconds."""
+    lengths = [w.end - w.start for w in timed if w.end > w.start]
+    median = min(float(np.median(lengths)) if lengths else 0.0, _LONGEST_MEDIAN)
+    return median, 2 * median
+
+
+def _shorten_at_sentence_ends(timed: Sequence[_Timed], longest: float) -> None:
+    """Silence around a sentence's end goes to no word."""
+    for before, word in zip(timed, timed[1:], strict=False):
+        if word.end - word.start > longest:
+            if word.text in _SENTENCE_ENDS:
+                word.end = word.start + longest
+            elif before.text in _SENTENCE_ENDS:
+                word.start = word.end - longest
+
+
+def _join_punctuation(timed: Sequence[_Timed]) -> list[_Timed]:
+    """Marks join the word they belong to; the word's own time stays."""
+    joined: list[_Timed] = []
+    for word in timed:
+        mark = word.text.strip()
+        if (
+            joined
+            and mark
+            and mark in _TRAILING
+            and not word.text.startswith(" ")
+            and not joined[-1].text.endswith(" ")
+        ):
+            joined[-1].text += word.text
+            joined[-1].tokens += word.tokens
+        else:
+            joined.append(word)
+    out: list[_Timed] = []
+    for word in reversed(joined):
+        mark = word.text.strip()
+        if out and mark and mark in _LEADING and word.text.startswith(" "):
+            out[-1].text = word.text + out[-1].text
+            out[-1].tokens = word.tokens + out[-1].tokens
+        else:
+            out.append(word)
+    return out[::-1]
+
+
+def _to_segments(tokenizer: Tokenizer, segments: Sequence[Segment], timed: Sequence[_Timed]) -> list[Segment]:
+    median, longest = _limits(timed)
+    rest = list(timed)
+    out: list[Segment] = []
+    spoken_until = 0.0
+    for segment in segments:
+        wanted, mine = len(_text_tokens(tokenizer, segment)), []
+        while rest and wanted > 0:
+            mine.append(rest.pop(0))
+            wanted -= len(mine[-1].tokens)
+        mine = [w for w in mine if w.text.strip()]
+        if mine:
+            segment = _fit(segment, mine, spoken_until, median, longest)
+            spoken_until = segment.end
+        out.append(segment)
+    return out
+
+
+def _fit(
+    segment: Segment, words: list[_Timed], spoken_until: float, median: float, longest: float
+) -> Segment:
+    """Settle the words at the segment's edges, where pauses make them too long."""
+    first, last = words[0], words[-1]
+    _shorten_after_pause(words, spoken_until, median, longest)
+    if segment.start < first.end and segment.start - _PAUSE > first.start:
+        first.start = max(0.0, min(first.end - median, segment.start))
+    if segment.end > last.start and segment.end + _PAUSE < last.end:
+        last.end = max(last.start + median, segment.end)
+    done = tuple(Word(w.text.strip(), w.start, max(w.end, w.start), w.probability) for w in words)
+    return replace(segment, start=first.start, end=max(last.end, first.start), words=done)
+
+
+def _shorten_after_pause(words: list[_Timed], spoken_until: float, median: float, longest: float) -> None:
+    first = words[0]
+    if first.end - spoken_until <= median * 4:
+        return
+    second = words[1] if len(words) > 1 else None
+    if first.end - first.start > longest or (second and second.end - first.start > longest * 2):
+        if second and second.end - second.start > longest:
+            first.end = second.start = max(second.end / 2, second.end - longest)
+        first.start = max(0.0, first.end - longest)

@@ -1,0 +1,202 @@
+"""From stretches of speech to segments: windows of at most 30 s, decoded in batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_speech.errors import OptionError
+from mlx_speech.features import SAMPLE_RATE, log_mel, pad_or_trim
+from mlx_speech.models.whisper import Whisper
+from mlx_speech.stages.decode import Decoded, DecodeOptions, decode, detect_language, is_silence
+from mlx_speech.stages.timing import word_times
+from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
+from mlx_speech.types import Segment, Span
+
+_SHORTEST = 0.1  # seconds of audio below which a leftover is not decoded again
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """How to turn windows into segments.
+
+    Args:
+        language: code the speech is in; detected from the first batch of windows by default.
+        words: whether to time the words.
+        batch_size: windows decoded together.
+        decode: how each window is decoded.
+
+    Raises:
+        OptionError: a batch size below 1.
+    """
+
+    language: str | None = None
+    words: bool = True
+    batch_size: int = 8
+    decode: DecodeOptions = DecodeOptions()
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise OptionError(f"batch_size {self.batch_size} must be at least 1")
+
+
+def transcribe_spans(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    audio: np.ndarray,
+    spans: Sequence[Span],
+    options: TranscribeOptions,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[list[Segment], str | None]:
+    """Transcribe stretches of a recording.
+
+    Args:
+        model: a Whisper model.
+        tokenizer: its tokenizer.
+        audio: the recording (T,) float32 at 16 kHz.
+        spans: stretches of at most 30 s, in seconds.
+        options: how.
+        progress: told the seconds of spans finished so far.
+
+    Returns:
+        Segments in time order, and the language (``None`` where there is no span).
+
+    Raises:
+        OptionError: a language or a task that the model cannot do.
+    """
+    check_ability(tokenizer, options)
+    queue = deque(spans)
+    language = "en" if not tokenizer.multilingual else options.language
+    segments: list[Segment] = []
+    finished = 0.0
+    while queue:
+        batch = [queue.popleft() for _ in range(min(options.batch_size, len(queue)))]
+        features = encode(model, [_cut(audio, span) for span in batch])
+        if language is None:
+            language = _vote(detect_language(model, tokenizer, features), batch)
+        found, leftovers = _transcribe_batch(model, tokenizer, features, batch, language, options)
+        segments.extend(found)
+        queue.extendleft(reversed(leftovers))
+        finished += sum(s.duration for s in batch) - sum(s.duration for s in leftovers)
+        if progress:
+            progress(finished)
+    return sorted(segments, key=lambda s: (s.start, s.end)), language if spans else None
+
+
+def check_ability(tokenizer: Tokenizer, options: TranscribeOptions) -> None:
+    """Refuse early what an English-only model cannot do.
+
+    Raises:
+        OptionError: translation or another language was asked of it, or a language it has no token for.
+    """
+    if not tokenizer.multilingual:
+        if options.decode.task == "translate":
+            raise OptionError(
+                "an English-only model cannot translate; take a multilingual one such as whisper-base"
+            )
+        if options.language not in (None, "en"):
+            raise OptionError(
+                f"an English-only model cannot transcribe {options.language!r}; take one without '.en'"
+            )
+    elif options.language is not None and options.language not in tokenizer.languages:
+        raise OptionError(
+            f"this model has no language {options.language!r}; it knows {', '.join(tokenizer.languages)}"
+        )
+
+
+def encode(model: Whisper, windows: Sequence[np.ndarray]) -> mx.array:
+    """Audio features (B, 1500, D) of windows of at most 30 s, each padded with zeros."""
+    audio = mx.array(np.stack([pad_or_trim(w) for w in windows]))
+    return model.encode(log_mel(audio, model.config.n_mels))
+
+
+def _cut(audio: np.ndarray, span: Span) -> np.ndarray:
+    return audio[round(span.start * SAMPLE_RATE) : round(span.end * SAMPLE_RATE)]
+
+
+def _vote(rows: Iterable[dict[str, float]], spans: Sequence[Span]) -> str:
+    """The likeliest language over several windows, each weighing as much as it is long."""
+    totals: dict[str, float] = {}
+    for row, span in zip(rows, spans, strict=True):
+        for code, probability in row.items():
+            totals[code] = totals.get(code, 0.0) + probability * span.duration
+    return max(totals, key=lambda code: totals[code])
+
+
+def _transcribe_batch(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    features: mx.array,
+    spans: Sequence[Span],
+    language: str,
+    options: TranscribeOptions,
+) -> tuple[list[Segment], list[Span]]:
+    """Segments of a batch in the recording's time, and what was left over where the token limit cut a window."""
+    results = decode(model, tokenizer, features, language, options.decode)
+    found: list[list[Segment]] = []
+    leftovers: list[Span] = []
+    for result, span in zip(results, spans, strict=True):
+        segments = [] if is_silence(result, options.decode) else phrases(tokenizer, result, span.duration)
+        if not result.complete and len(segments) > 1:
+            rest = Span(span.start + segments[-1].start, span.end)
+            if segments[-1].start > 0 and rest.duration > _SHORTEST:
+                leftovers.append(rest)
+                segments.pop()
+        found.append([replace(s, language=language) for s in segments])
+    if options.words:
+        durations = [s.duration for s in spans]
+        found = word_times(model, tokenizer, features, found, durations, language, options.decode.task)
+    placed = [_shift(s, span) for segments, span in zip(found, spans, strict=True) for s in segments]
+    return placed, leftovers
+
+
+def phrases(tokenizer: Tokenizer, result: Decoded, duration: float) -> list[Segment]:
+    """Cut a window's tokens at its timestamps; times are relative to the window.
+
+    A phrase without an opening timestamp starts where the last one ended; one without a closing timestamp
+    ends with the window.
+    """
+    begin = tokenizer.special.timestamp_begin
+    out: list[Segment] = []
+    start, text = 0.0, list[int]()
+
+    def close(end: float) -> None:
+        words = tokenizer.decode(text).strip()
+        if words:
+            out.append(
+                Segment(
+                    start=min(start, duration),
+                    end=min(max(end, start), duration),
+                    text=words,
+                    tokens=tuple(text),
+                    avg_logprob=result.avg_logprob,
+                    no_speech_prob=result.no_speech_prob,
+                    compression_ratio=result.compression_ratio,
+                    temperature=result.temperature,
+                )
+            )
+        text.clear()
+
+    for token in result.tokens:
+        if token < begin:
+            text.append(token)
+            continue
+        time = (token - begin) * TIME_PRECISION
+        close(time)
+        start = time
+    close(duration)
+    return out
+
+
+def _shift(segment: Segment, span: Span) -> Segment:
+    """A window's segment in the recording's time; nothing leaves the window."""
+
+    def at(time: float) -> float:
+        return round(min(span.start + max(time, 0.0), span.end), 3)
+
+    words = tuple(replace(w, start=at(w.start), end=at(w.end)) for w in segment.words)
+    return replace(segment, start=at(segment.start), end=at(segment.end), words=words)
