@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlx_speech import hub, runtime, weights
 from mlx_speech.errors import CheckpointError
+from mlx_speech.layers.layout import by_columns
 from mlx_speech.registry import find_card
 
 if TYPE_CHECKING:
@@ -75,12 +76,18 @@ def load(name: str, *, dtype: str | None = None) -> Any:
     model = opened.family.build(opened.config)
     arrays = weights.convert(opened.plan, opened.tensors, parameter_shapes(model), str(opened.tensors.path))
     wanted = runtime.resolve_dtype(dtype, opened.family.half)
-    cast = {k: v.astype(wanted) if mx.issubdtype(v.dtype, mx.floating) else v for k, v in arrays.items()}
-    model.load_weights(list(cast.items()), strict=True)
+    model.load_weights([(k, _settle(v, wanted)) for k, v in arrays.items()], strict=True)
     model.eval()
     mx.eval(model.parameters())
     object.__setattr__(model, "origin", Origin(name, opened.folder, opened.family.name, opened.layout))
     return model
+
+
+def _settle(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """A tensor in the dtype to compute in, matrices laid out for products."""
+    if mx.issubdtype(x.dtype, mx.floating):
+        x = x.astype(dtype)
+    return by_columns(x) if x.ndim == 2 else x
 
 
 def open_checkpoint(path: Path, family_name: str | None = None) -> Opened:

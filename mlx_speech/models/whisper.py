@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_speech.layers.attention import KVCache, attend, settle
+from mlx_speech.layers.attention import KVCache, attend
 from mlx_speech.layers.elementwise import gelu
+from mlx_speech.layers.layout import by_columns
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,11 @@ class DecoderState:
         return self.self_attention[0].length
 
 
+def _settled(k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+    """The audio's keys and values, laid out for the many single queries to come."""
+    return by_columns(k), mx.contiguous(v)
+
+
 class Whisper(nn.Module):
     """Whisper of any size. Weights are float32 or half precision; see :func:`mlx_speech.load`."""
 
@@ -198,7 +204,7 @@ class Whisper(nn.Module):
         """A fresh decoding state for audio features (B, T, D)."""
         blocks = self.decoder.blocks
         caches = tuple(KVCache() for _ in blocks)
-        return DecoderState(caches, tuple(settle(*b.cross_attn.keys_values(features)) for b in blocks))
+        return DecoderState(caches, tuple(_settled(*b.cross_attn.keys_values(features)) for b in blocks))
 
     def step(self, tokens: mx.array, state: DecoderState) -> mx.array:
         """Decode the next tokens (B, L) int32; returns hidden states (B, L, D) and advances ``state``."""

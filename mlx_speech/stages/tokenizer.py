@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as BytePairTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from mlx_speech.errors import CheckpointError
-from mlx_speech.models.whisper import WhisperConfig
+from mlx_speech.models.whisper import Whisper, WhisperConfig
 from mlx_speech.stages.languages import LANGUAGES
 
 TIME_PRECISION = 0.02  # seconds a timestamp token
@@ -135,6 +135,13 @@ class Tokenizer:
         if held:
             pieces.append((self.decode(held), held))
         return pieces
+
+
+def tokenizer_for(model: Whisper) -> Tokenizer:
+    """The tokenizer of a loaded model: its checkpoint's own where there is one."""
+    origin = getattr(model, "origin", None)
+    file = origin.folder / "tokenizer.json" if origin else None
+    return Tokenizer(model.config, file if file and file.is_file() else None)
 
 
 def _is_punctuation(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +17,7 @@ from mlx_speech.stages.timing import word_times
 from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
 from mlx_speech.types import Segment, Span
 
-_SHORTEST = 0.1  # seconds of audio below which a leftover is not decoded again
+_SHORTEST = 0.4  # seconds: a shorter leftover holds no phrase, and silence invites inventions
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TranscribeOptions:
     language: str | None = None
     words: bool = True
     batch_size: int = 8
-    decode: DecodeOptions = DecodeOptions()
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -135,61 +135,71 @@ def _transcribe_batch(
     language: str,
     options: TranscribeOptions,
 ) -> tuple[list[Segment], list[Span]]:
-    """Segments of a batch in the recording's time, and what was left over where the token limit cut a window."""
+    """Segments of a batch in the recording's time, and the stretches that windows left over."""
     results = decode(model, tokenizer, features, language, options.decode)
     found: list[list[Segment]] = []
     leftovers: list[Span] = []
     for result, span in zip(results, spans, strict=True):
-        segments = [] if is_silence(result, options.decode) else phrases(tokenizer, result, span.duration)
-        if not result.complete and len(segments) > 1:
-            rest = Span(span.start + segments[-1].start, span.end)
-            if segments[-1].start > 0 and rest.duration > _SHORTEST:
-                leftovers.append(rest)
-                segments.pop()
-        found.append([replace(s, language=language) for s in segments])
+        read = Phrases((), None) if is_silence(result, options.decode) else phrases(tokenizer, result, span)
+        found.append([replace(s, language=language) for s in read.segments])
+        if read.resume is not None and span.duration - read.resume > _SHORTEST:
+            leftovers.append(Span(span.start + read.resume, span.end))
     if options.words:
         durations = [s.duration for s in spans]
         found = word_times(model, tokenizer, features, found, durations, language, options.decode.task)
     placed = [_shift(s, span) for segments, span in zip(found, spans, strict=True) for s in segments]
-    return placed, leftovers
+    return [s for s in placed if s.end > s.start], leftovers
 
 
-def phrases(tokenizer: Tokenizer, result: Decoded, duration: float) -> list[Segment]:
-    """Cut a window's tokens at its timestamps; times are relative to the window.
+@dataclass(frozen=True)
+class Phrases:
+    """A window's segments, in seconds from its start, and where to go on from if it was not read to its end."""
 
-    A phrase without an opening timestamp starts where the last one ended; one without a closing timestamp
-    ends with the window.
+    segments: tuple[Segment, ...]
+    resume: float | None
+
+
+def phrases(tokenizer: Tokenizer, result: Decoded, span: Span) -> Phrases:
+    """Cut a window's tokens at its timestamps.
+
+    As in the original, a window whose last phrase is closed by a single timestamp is finished. Otherwise the
+    rest after the last pair of timestamps is to be decoded again, and what was written of it is dropped. A
+    window without a pair is taken whole.
     """
     begin = tokenizer.special.timestamp_begin
-    out: list[Segment] = []
-    start, text = 0.0, list[int]()
+    stamped = [t >= begin for t in result.tokens]
+    cuts = [n for n in range(1, len(stamped)) if stamped[n - 1] and stamped[n]]
+    finished = stamped[-2:] == [False, True]
+    if not cuts or finished:
+        cuts.append(len(stamped))
+    segments = [
+        _phrase(tokenizer, result, result.tokens[a:b], span.duration)
+        for a, b in zip([0, *cuts], cuts, strict=False)
+    ]
+    resume = None
+    if cuts[-1] < len(stamped):
+        resume = (result.tokens[cuts[-1] - 1] - begin) * TIME_PRECISION
+    # a window that would be decoded over and over again is left as it is
+    return Phrases(tuple(s for s in segments if s.text), resume or None)
 
-    def close(end: float) -> None:
-        words = tokenizer.decode(text).strip()
-        if words:
-            out.append(
-                Segment(
-                    start=min(start, duration),
-                    end=min(max(end, start), duration),
-                    text=words,
-                    tokens=tuple(text),
-                    avg_logprob=result.avg_logprob,
-                    no_speech_prob=result.no_speech_prob,
-                    compression_ratio=result.compression_ratio,
-                    temperature=result.temperature,
-                )
-            )
-        text.clear()
 
-    for token in result.tokens:
-        if token < begin:
-            text.append(token)
-            continue
-        time = (token - begin) * TIME_PRECISION
-        close(time)
-        start = time
-    close(duration)
-    return out
+def _phrase(tokenizer: Tokenizer, result: Decoded, tokens: Sequence[int], duration: float) -> Segment:
+    begin = tokenizer.special.timestamp_begin
+    stamps = [(t - begin) * TIME_PRECISION for t in tokens if t >= begin]
+    text = tuple(t for t in tokens if t < tokenizer.special.eot)
+    opened = bool(tokens) and tokens[0] >= begin
+    start = stamps[0] if opened else 0.0
+    end = stamps[-1] if len(stamps) > opened else duration
+    return Segment(
+        start=min(start, duration),
+        end=min(max(end, start), duration),
+        text=tokenizer.decode(text).strip(),
+        tokens=text,
+        avg_logprob=result.avg_logprob,
+        no_speech_prob=result.no_speech_prob,
+        compression_ratio=result.compression_ratio,
+        temperature=result.temperature,
+    )
 
 
 def _shift(segment: Segment, span: Span) -> Segment:
