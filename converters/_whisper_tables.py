@@ -1,4 +1,4 @@
-"""What OpenAI's own Whisper files leave to code: alignment heads by size, and the symbols never to be written.
+"""What OpenAI's own Whisper files leave to code: alignment heads by size, and symbols never written.
 
 Facts of https://github.com/openai/whisper/blob/v20250625/whisper/__init__.py and tokenizer.py (MIT).
 """

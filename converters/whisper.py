@@ -172,14 +172,29 @@ CTRANSLATE2 = Layout(
 
 # where each layout keeps the tensors that tell the dimensions, and its layer keys
 _PROBES = {
-    HUGGING_FACE.name: ("model.{}.layers.", "model.{}.embed_positions.weight", "model.encoder.conv1.weight", "model.decoder.embed_tokens.weight"),
-    OPENAI.name: ("{}.blocks.", "{}.positional_embedding", "encoder.conv1.weight", "decoder.token_embedding.weight"),
-    CTRANSLATE2.name: ("{}/layer_", "{}/position_encodings/encodings", "encoder/conv1/weight", "decoder/embeddings/weight"),
-}  # fmt: skip
+    HUGGING_FACE.name: (
+        "model.{}.layers.",
+        "model.{}.embed_positions.weight",
+        "model.encoder.conv1.weight",
+        "model.decoder.embed_tokens.weight",
+    ),
+    OPENAI.name: (
+        "{}.blocks.",
+        "{}.positional_embedding",
+        "encoder.conv1.weight",
+        "decoder.token_embedding.weight",
+    ),
+    CTRANSLATE2.name: (
+        "{}/layer_",
+        "{}/position_encodings/encodings",
+        "encoder/conv1/weight",
+        "decoder/embeddings/weight",
+    ),
+}
 
 
 def read_config(tensors: Tensors, folder: Path, layout: Layout) -> WhisperConfig:
-    """Whisper's configuration: dimensions from the tensors, heads and token settings from the files beside."""
+    """Whisper's configuration: sizes from the tensors, heads and token settings from the files beside."""
     where = str(tensors.path)
     layers, positions, conv1, embedding = _PROBES[layout.name]
     shape = {k: spec.shape for k, spec in tensors.specs.items()}
@@ -211,7 +226,7 @@ def _hf_settings(tensors: Tensors, folder: Path, sizes: Mapping[str, Any]) -> di
     config, generation = read_json(folder), read_json(folder, "generation_config.json")
     if "encoder_attention_heads" not in config:
         raise CheckpointError(
-            f"{folder / 'config.json'}: missing, or has no 'encoder_attention_heads'; copy it beside the weights"
+            f"{folder / 'config.json'}: no 'encoder_attention_heads'; put the checkpoint's own beside the weights"
         )
     both = config | generation
     return {

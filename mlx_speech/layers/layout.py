@@ -8,7 +8,7 @@ from mlx_speech.layers.elementwise import slow_functions
 
 
 def by_columns(x: mx.array) -> mx.array:
-    """Lay out the last two axes (…, N, K) column by column, for many products ``q @ x.T`` with few rows in ``q``.
+    """Lay out (…, N, K) column by column, for many products ``q @ x.T`` with few rows in ``q``.
 
     On a Linux CPU such a product is bound by how fast the BLAS reads ``x``: 1.2 to 3 times faster this way.
     Elsewhere the array is only made contiguous.

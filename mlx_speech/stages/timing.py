@@ -8,6 +8,7 @@ Original: https://github.com/openai/whisper/blob/v20250625/whisper/timing.py (MI
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_speech.models.whisper import Whisper
-from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
+from mlx_speech.stages.tokenizer import TIME_PRECISION, UNSPACED, Tokenizer
 from mlx_speech.types import Segment, Word
 
 _MEDIAN_WIDTH = 7
@@ -129,7 +130,7 @@ def _alignment_matrix(scores: np.ndarray) -> np.ndarray:
 
 
 def median_filter(values: np.ndarray) -> np.ndarray:
-    """Running median of 7 along the last axis, edges reflected; arrays no longer than 3 are returned as they are."""
+    """Running median of 7 along the last axis, edges reflected; no more than 3 values are left as they are."""
     half = _MEDIAN_WIDTH // 2
     if values.shape[-1] <= half:
         return values
@@ -197,7 +198,7 @@ def _words(
         for (piece, ids), a, b in zip(pieces, bounds[:-1], bounds[1:], strict=True)
     ]
     _shorten_at_sentence_ends(timed, _limits(timed)[1])
-    return _join_punctuation(timed)
+    return _join_punctuation(timed, language not in UNSPACED)
 
 
 def _limits(timed: Sequence[_Timed]) -> tuple[float, float]:
@@ -209,7 +210,7 @@ def _limits(timed: Sequence[_Timed]) -> tuple[float, float]:
 
 def _shorten_at_sentence_ends(timed: Sequence[_Timed], longest: float) -> None:
     """Silence around a sentence's end goes to no word."""
-    for before, word in zip(timed, timed[1:], strict=False):
+    for before, word in itertools.pairwise(timed):
         if word.end - word.start > longest:
             if word.text in _SENTENCE_ENDS:
                 word.end = word.start + longest
@@ -217,31 +218,43 @@ def _shorten_at_sentence_ends(timed: Sequence[_Timed], longest: float) -> None:
                 word.start = word.end - longest
 
 
-def _join_punctuation(timed: Sequence[_Timed]) -> list[_Timed]:
-    """Marks join the word they belong to; the word's own time stays."""
+def _join_punctuation(timed: Sequence[_Timed], spaced: bool) -> list[_Timed]:
+    """Marks join the word they belong to, whose own time stays.
+
+    In languages with spaces so does all else that no space divides ("ill" "-disposed"), with its time: the
+    original leaves that in pieces.
+    """
     joined: list[_Timed] = []
     for word in timed:
         mark = word.text.strip()
-        if (
-            joined
-            and mark
-            and mark in _TRAILING
-            and not word.text.startswith(" ")
-            and not joined[-1].text.endswith(" ")
-        ):
-            joined[-1].text += word.text
-            joined[-1].tokens += word.tokens
+        follows = joined and mark and not word.text.startswith(" ") and not joined[-1].text.endswith(" ")
+        if follows and (spaced or mark in _TRAILING):
+            _append(joined[-1], word, keep_end=mark in _TRAILING)
         else:
             joined.append(word)
     out: list[_Timed] = []
-    for word in reversed(joined):
-        mark = word.text.strip()
-        if out and mark and mark in _LEADING and word.text.startswith(" "):
-            out[-1].text = word.text + out[-1].text
-            out[-1].tokens = word.tokens + out[-1].tokens
+    for word in joined:
+        opening = out[-1].text.strip() if out and out[-1].text.startswith(" ") else ""
+        if opening and opening in _LEADING:
+            out[-1] = _Timed(
+                out[-1].text + word.text.lstrip(),
+                out[-1].tokens + word.tokens,
+                word.start,
+                word.end,
+                word.probability,
+            )
         else:
             out.append(word)
-    return out[::-1]
+    return out
+
+
+def _append(word: _Timed, piece: _Timed, keep_end: bool) -> None:
+    if not keep_end:
+        sizes = len(word.tokens), len(piece.tokens)
+        word.probability = float(np.average([word.probability, piece.probability], weights=sizes))
+        word.end = piece.end
+    word.text += piece.text
+    word.tokens += piece.tokens
 
 
 def _to_segments(tokenizer: Tokenizer, segments: Sequence[Segment], timed: Sequence[_Timed]) -> list[Segment]:

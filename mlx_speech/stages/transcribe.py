@@ -137,29 +137,36 @@ def _transcribe_batch(
 ) -> tuple[list[Segment], list[Span]]:
     """Segments of a batch in the recording's time, and the stretches that windows left over."""
     results = decode(model, tokenizer, features, language, options.decode)
-    found: list[list[Segment]] = []
-    leftovers: list[Span] = []
-    for result, span in zip(results, spans, strict=True):
-        read = Phrases((), None) if is_silence(result, options.decode) else phrases(tokenizer, result, span)
-        found.append([replace(s, language=language) for s in read.segments])
-        if read.resume is not None and span.duration - read.resume > _SHORTEST:
-            leftovers.append(Span(span.start + read.resume, span.end))
+    windows = [
+        Phrases((), None) if is_silence(r, options.decode) else phrases(tokenizer, r, span.duration)
+        for r, span in zip(results, spans, strict=True)
+    ]
+    found = [[replace(s, language=language) for s in window.segments] for window in windows]
     if options.words:
         durations = [s.duration for s in spans]
         found = word_times(model, tokenizer, features, found, durations, language, options.decode.task)
-    placed = [_shift(s, span) for segments, span in zip(found, spans, strict=True) for s in segments]
-    return [s for s in placed if s.end > s.start], leftovers
+    placed: list[Segment] = []
+    leftovers: list[Span] = []
+    for window, segments, span in zip(windows, found, spans, strict=True):
+        mine = [s for s in (_shift(s, span) for s in segments) if s.end > s.start]
+        placed.extend(mine)
+        if window.resume is not None:
+            # the words may have moved the last phrase's end
+            start = max([span.start + window.resume, *(s.end for s in mine[-1:])])
+            if span.end - start > _SHORTEST:
+                leftovers.append(Span(start, span.end))
+    return placed, leftovers
 
 
 @dataclass(frozen=True)
 class Phrases:
-    """A window's segments, in seconds from its start, and where to go on from if it was not read to its end."""
+    """A window's segments, in seconds from its start, and where to go on if it was not read to its end."""
 
     segments: tuple[Segment, ...]
     resume: float | None
 
 
-def phrases(tokenizer: Tokenizer, result: Decoded, span: Span) -> Phrases:
+def phrases(tokenizer: Tokenizer, result: Decoded, duration: float) -> Phrases:
     """Cut a window's tokens at its timestamps.
 
     As in the original, a window whose last phrase is closed by a single timestamp is finished. Otherwise the
@@ -173,7 +180,7 @@ def phrases(tokenizer: Tokenizer, result: Decoded, span: Span) -> Phrases:
     if not cuts or finished:
         cuts.append(len(stamped))
     segments = [
-        _phrase(tokenizer, result, result.tokens[a:b], span.duration)
+        _phrase(tokenizer, result, result.tokens[a:b], duration)
         for a, b in zip([0, *cuts], cuts, strict=False)
     ]
     resume = None
