@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from rich.table import Table
 
 from mlx_speech import hub, runtime, weights
-from mlx_speech.cli import out, run
+from mlx_speech.cli import Dtype, out, run
 from mlx_speech.converters._read import Tensors
 from mlx_speech.converters._table import families
 from mlx_speech.converters._write import check_target, convert_checkpoint
@@ -30,14 +29,6 @@ Source = Annotated[str, typer.Argument(metavar="SRC", help=_SOURCE_HELP)]
 FamilyName = Annotated[
     str | None, typer.Option("--family", help="Only this family's layouts; found by the keys by default.")
 ]
-
-
-class Dtype(str, Enum):
-    """What floating-point tensors are stored as."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
 
 
 @app.command()

@@ -226,7 +226,7 @@ def _hf_settings(tensors: Tensors, folder: Path, sizes: Mapping[str, Any]) -> di
     config, generation = read_json(folder), read_json(folder, "generation_config.json")
     if "encoder_attention_heads" not in config:
         raise CheckpointError(
-            f"{folder / 'config.json'}: no 'encoder_attention_heads'; put the checkpoint's own beside the weights"
+            f"{folder / 'config.json'}: no 'encoder_attention_heads'; put the original file beside it"
         )
     both = config | generation
     return {

@@ -1,6 +1,6 @@
 """Who said what, when: voice activity detection, Whisper, alignment and diarization in pure MLX."""
 
-# ruff: noqa: E402, I001  (an optimised BLAS must be loaded before mlx is imported)
+# ruff: noqa: E402  (an optimised BLAS must be loaded before mlx is imported)
 from __future__ import annotations
 
 from mlx_speech import runtime

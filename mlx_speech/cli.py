@@ -54,16 +54,16 @@ _MISUSED = 2
 class Task(str, Enum):
     """What to write: the words as said, or English."""
 
-    transcribe = "transcribe"
-    translate = "translate"
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
 
 
 class Dtype(str, Enum):
     """What Whisper computes in."""
 
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
 
 
 Files = Annotated[
@@ -92,7 +92,7 @@ def transcribe(
     output_dir: Dir = Path("."),
     format: Formats = "txt,json,srt,vtt",
     language: Language = None,
-    task: Annotated[Task, typer.Option(help="'translate' writes English.")] = Task.transcribe,
+    task: Annotated[Task, typer.Option(help="'translate' writes English.")] = Task.TRANSCRIBE,
     words: Annotated[bool, typer.Option("--words/--no-words", help="Time each word.")] = True,
     batch_size: Annotated[int, typer.Option(help="Windows of 30 s decoded together.")] = 8,
     dtype: Annotated[
@@ -225,9 +225,8 @@ def demo(
     for segment in transcript.segments:
         out.print(f"[bold]{_clock(segment.start)} → {_clock(segment.end)}[/bold]  {escape(segment.text)}")
         out.print("    " + "  ".join(f"[cyan]{w.start:.2f}[/cyan] {escape(w.text)}" for w in segment.words))
-    out.print(
-        f"\n{transcript.duration:.1f} s of audio in {took:.1f} s, {transcript.duration / took:.0f} × real time"
-    )
+    speed = transcript.duration / took
+    out.print(f"\n{transcript.duration:.1f} s of audio in {took:.1f} s, {speed:.1f} × real time")
     if output_dir:
         output_dir.mkdir(parents=True, exist_ok=True)
         for name in WRITERS:

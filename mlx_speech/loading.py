@@ -172,4 +172,5 @@ def _tuples(value: Any) -> Any:
 
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Every parameter of a model and its shape."""
-    return {k: tuple(v.shape) for k, v in tree_flatten(model.parameters())}
+    flat: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
+    return {k: tuple(v.shape) for k, v in flat}

@@ -130,7 +130,7 @@ def _alignment_matrix(scores: np.ndarray) -> np.ndarray:
 
 
 def median_filter(values: np.ndarray) -> np.ndarray:
-    """Running median of 7 along the last axis, edges reflected; no more than 3 values are left as they are."""
+    """Running median of 7 along the last axis, edges reflected; 3 values or fewer are left as they are."""
     half = _MEDIAN_WIDTH // 2
     if values.shape[-1] <= half:
         return values

@@ -161,7 +161,7 @@ def _read(file: Path) -> BytePairTokenizer:
 def _bundled(name: str) -> BytePairTokenizer:
     """A byte-level tokenizer from its merges: 256 bytes first, then one token a merge, in order."""
     text = gzip.decompress((_ASSETS / f"{name}.merges.gz").read_bytes()).decode("utf-8")
-    merges = [tuple(line.split(" ")) for line in text.split("\n")]
+    merges = [(a, b) for a, _, b in (line.partition(" ") for line in text.split("\n"))]
     letters = [*_byte_letters(), *(a + b for a, b in merges)]
     vocabulary = {letter: n for n, letter in enumerate(letters)}
     tokenizer = BytePairTokenizer(models.BPE(vocab=vocabulary, merges=merges))
