@@ -191,7 +191,7 @@ def vad(
             failed = True
             continue
         for span in spans:
-            out.print(f"{file}\t{span.start:.3f}\t{span.end:.3f}", markup=False)
+            print(f"{file}\t{span.start:.3f}\t{span.end:.3f}")
     if failed:
         raise typer.Exit(_FAILED)
 

