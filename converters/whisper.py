@@ -198,21 +198,21 @@ def read_config(tensors: Tensors, folder: Path, layout: Layout) -> WhisperConfig
     where = str(tensors.path)
     layers, positions, conv1, embedding = _PROBES[layout.name]
     shape = {k: spec.shape for k, spec in tensors.specs.items()}
-    audio_ctx, audio_state = shape[positions.format("encoder")]
-    text_ctx, text_state = shape[positions.format("decoder")]
-    sizes: dict[str, Any] = {
-        "n_mels": shape[conv1][1],
-        "n_audio_ctx": audio_ctx,
-        "n_audio_state": audio_state,
-        "n_audio_layer": _count(shape, layers.format("encoder")),
-        "n_vocab": shape[embedding][0],
-        "n_text_ctx": text_ctx,
-        "n_text_state": text_state,
-        "n_text_layer": _count(shape, layers.format("decoder")),
-    }
     try:
+        audio_ctx, audio_state = shape[positions.format("encoder")]
+        text_ctx, text_state = shape[positions.format("decoder")]
+        sizes: dict[str, Any] = {
+            "n_mels": shape[conv1][1],
+            "n_audio_ctx": audio_ctx,
+            "n_audio_state": audio_state,
+            "n_audio_layer": _count(shape, layers.format("encoder")),
+            "n_vocab": shape[embedding][0],
+            "n_text_ctx": text_ctx,
+            "n_text_state": text_state,
+            "n_text_layer": _count(shape, layers.format("decoder")),
+        }
         return WhisperConfig(**sizes, **_SETTINGS[layout.name](tensors, folder, sizes))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         raise CheckpointError(f"{where}: its configuration does not fit its tensors: {error}") from error
 
 

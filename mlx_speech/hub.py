@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from mlx_speech.errors import CheckpointError, ModelNotFoundError
 from mlx_speech.registry import Card, WheelSource, find_card, unknown_model
@@ -162,6 +163,9 @@ def _from_wheel(alias: str, source: WheelSource) -> Path | None:
     known = {name: [p for p in found if p] for name, found in parts.items()}
     folders = {p.parent for found in known.values() for p in found}
     if len(folders) == 1 and all(len(f) == 1 and f[0].name == n for n, f in known.items()):
+        for name, found in known.items():
+            if name in source.sha256:
+                _check_digest(_append(found, None), name, found, alias, source)
         return folders.pop()
     return _join(alias, known, source)
 
@@ -183,22 +187,32 @@ def _join(alias: str, parts: dict[str, list[Path]], source: WheelSource) -> Path
     work = Path(tempfile.mkdtemp(prefix=f".{alias}-", dir=target.parent))
     try:
         for name, found in parts.items():
-            digest = hashlib.sha256()
             with (work / name).open("wb") as out:
-                for part in found:
-                    with part.open("rb") as stream:
-                        while block := stream.read(1 << 20):
-                            digest.update(block)
-                            out.write(block)
-            if digest.hexdigest() != source.sha256.get(name, digest.hexdigest()):
-                raise CheckpointError(
-                    f"{found[0]}: not the weights of {alias} that were tested (sha256 differs)"
-                )
+                _check_digest(_append(found, out), name, found, alias, source)
         with contextlib.suppress(OSError):  # another process was faster: its copy is as good
             work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _append(parts: list[Path], out: BinaryIO | None) -> str:
+    """Read files in order, writing them to ``out`` if given; the sha256 of all of it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+                if out:
+                    out.write(block)
+    return digest.hexdigest()
+
+
+def _check_digest(digest: str, name: str, parts: list[Path], alias: str, source: WheelSource) -> None:
+    if digest != source.sha256.get(name, digest):
+        raise CheckpointError(
+            f"{parts[0]}: not the weights of {alias} that were tested (sha256 differs); install them again"
+        )
 
 
 def whereabouts(card: Card) -> str:

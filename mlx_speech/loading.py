@@ -75,12 +75,24 @@ def load(name: str, *, dtype: str | None = None) -> Any:
     opened = open_checkpoint(path, card.family if card else None)
     model = opened.family.build(opened.config)
     arrays = weights.convert(opened.plan, opened.tensors, parameter_shapes(model), str(opened.tensors.path))
+    _check_numbers(arrays, model, str(opened.tensors.path))
     wanted = runtime.resolve_dtype(dtype, opened.family.half)
     model.load_weights([(k, _settle(v, wanted)) for k, v in arrays.items()], strict=True)
     model.eval()
     mx.eval(model.parameters())
     object.__setattr__(model, "origin", Origin(name, opened.folder, opened.family.name, opened.layout))
     return model
+
+
+def _check_numbers(arrays: Mapping[str, mx.array], model: nn.Module, where: str) -> None:
+    """Refuse whole numbers where the model has fractions: a quantised checkpoint without its scales."""
+    parameters: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
+    floats = [k for k, v in parameters if mx.issubdtype(v.dtype, mx.floating)]
+    wrong = [f"{k} ({arrays[k].dtype})" for k in floats if not mx.issubdtype(arrays[k].dtype, mx.floating)]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: whole numbers in {', '.join(wrong[:4])}; take the checkpoint that is not quantised"
+        )
 
 
 def _settle(x: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -42,6 +42,8 @@ def conv(x: mx.array) -> mx.array:
 
 def add(a: mx.array, b: mx.array) -> mx.array:
     """The sum of two tensors: the two biases of a PyTorch LSTM in the one that MLX has."""
+    if a.shape != b.shape:  # they would be broadcast
+        raise ValueError(f"shapes {a.shape} and {b.shape} differ")
     return a + b
 
 

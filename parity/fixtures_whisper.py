@@ -194,7 +194,7 @@ def save_ctranslate2(model: WhisperForConditionalGeneration, folder: Path) -> No
 
 
 def windows() -> np.ndarray:
-    """Two windows of coarse log-mel, (2, 3000, 80) int8 in steps of 1/32: sound, then silence as of padding."""
+    """Two windows of coarse log-mel, (2, 3000, 80) int8 in steps of 1/32: sound, then padding."""
     rng = np.random.default_rng(1)
     mel = np.full((2, 3000, 80), -24, np.int8)
     for row, frames in zip(mel, (150, 260), strict=True):

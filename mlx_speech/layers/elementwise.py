@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx_speech import runtime
 
 LOG2E = 1.4426950408889634
+_ADDED = 256  # terms that one sum takes, so that it loses nothing
 BLOCK = 1 << 17  # elements worked on at a time: 512 KiB of float32, about a core's cache
 
 # 2**f on [-1/2, 1/2], Chebyshev interpolation of degree 5: relative error 8e-8
@@ -75,7 +76,11 @@ def logsumexp(x: mx.array) -> mx.array:
     if not slow_functions():
         return mx.logsumexp(x, axis=-1)
     top = mx.max(x, axis=-1, keepdims=True)
-    total = mx.sum(exp2_nonpositive((x - top) * LOG2E), axis=-1)
+    terms = exp2_nonpositive((x - top) * LOG2E)
+    # MLX adds one after another: beside a term near 1, thousands of small ones would be rounded away
+    whole = terms.shape[-1] // _ADDED * _ADDED
+    sums = mx.sum(terms[..., :whole].reshape(*terms.shape[:-1], -1, _ADDED), axis=-1)
+    total = mx.sum(sums, axis=-1) + mx.sum(terms[..., whole:], axis=-1)
     return mx.log(total) + top.squeeze(-1)
 
 

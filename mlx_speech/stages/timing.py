@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
+from mlx_speech.layers.elementwise import logsumexp
 from mlx_speech.models.whisper import Whisper
 from mlx_speech.stages.tokenizer import TIME_PRECISION, UNSPACED, Tokenizer
 from mlx_speech.types import Segment, Word
@@ -91,7 +92,10 @@ def word_times(
         matrix = _alignment_matrix(scores[at, :, : len(prompt) + count + 2, :frames])
         path = dtw(-matrix[len(prompt) : -1])
         timed = _words(tokenizer, texts[at], path, probabilities[at][:count], language)
-        out[n] = _to_segments(tokenizer, segments[n], timed)
+        limits = _limits(timed)  # of the words before they are joined and shortened, as in the original
+        _shorten_at_sentence_ends(timed, limits[1])
+        timed = _join_punctuation(timed, language not in UNSPACED)
+        out[n] = _to_segments(tokenizer, segments[n], timed, limits)
     return out
 
 
@@ -114,10 +118,11 @@ def _forced(
     scores, logits = model.cross_attention(features, tokens)
     # the scores before position p predict the token at p; only words compete
     start = len(prompt)
-    ahead = mx.softmax(logits[:, start : start + longest + 1, : special.eot], axis=-1)
+    ahead = logits[:, start : start + longest + 1, : special.eot]
     following = mx.minimum(tokens[:, start + 1 :], special.eot - 1)
-    probabilities = mx.take_along_axis(ahead, following[..., None], axis=-1).squeeze(-1)
-    return np.array(scores), np.array(probabilities)
+    chosen = mx.take_along_axis(ahead, following[..., None], axis=-1).squeeze(-1)
+    total = mx.stack([logsumexp(row) for row in ahead])  # row by row: the vocabulary is wide
+    return np.array(scores), np.array(mx.exp(chosen - total))
 
 
 def _alignment_matrix(scores: np.ndarray) -> np.ndarray:
@@ -193,12 +198,10 @@ def _words(
     token_index, frame = path
     entered = frame[np.flatnonzero(np.diff(token_index, prepend=-1))] * TIME_PRECISION
     bounds = np.cumsum([0, *(len(ids) for _, ids in pieces)])
-    timed = [
+    return [
         _Timed(piece, list(ids), float(entered[a]), float(entered[b]), float(np.mean(probabilities[a:b])))
         for (piece, ids), a, b in zip(pieces, bounds[:-1], bounds[1:], strict=True)
     ]
-    _shorten_at_sentence_ends(timed, _limits(timed)[1])
-    return _join_punctuation(timed, language not in UNSPACED)
 
 
 def _limits(timed: Sequence[_Timed]) -> tuple[float, float]:
@@ -257,8 +260,10 @@ def _append(word: _Timed, piece: _Timed, keep_end: bool) -> None:
     word.tokens += piece.tokens
 
 
-def _to_segments(tokenizer: Tokenizer, segments: Sequence[Segment], timed: Sequence[_Timed]) -> list[Segment]:
-    median, longest = _limits(timed)
+def _to_segments(
+    tokenizer: Tokenizer, segments: Sequence[Segment], timed: Sequence[_Timed], limits: tuple[float, float]
+) -> list[Segment]:
+    median, longest = limits
     rest = list(timed)
     out: list[Segment] = []
     spoken_until = 0.0

@@ -7,7 +7,7 @@ special tokens follow from the size of the vocabulary alone.
 from __future__ import annotations
 
 import gzip
-import unicodedata
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,8 +145,8 @@ def tokenizer_for(model: Whisper) -> Tokenizer:
 
 
 def _is_punctuation(text: str) -> bool:
-    stripped = text.strip()
-    return len(stripped) == 1 and unicodedata.category(stripped)[0] in "PS" and ord(stripped) < 128
+    """Whether a piece is marks or blanks alone, by the original's own test."""
+    return text.strip() in string.punctuation
 
 
 def _read(file: Path) -> BytePairTokenizer:

@@ -1,0 +1,147 @@
+"""Run the parity scripts against the originals and write REPORT.md.
+
+python parity/run.py                  # every parity_<name>.py
+python parity/run.py silero whisper   # some; the report keeps what it said of the others
+
+Exits with 1 when a row fails. Recordings are looked for in ``$MLX_SPEECH_DATA``, by default shared/data
+beside the repository.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import importlib
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import re
+import sys
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from harness import Row, table
+
+HERE = Path(__file__).resolve().parent
+REPORT = HERE / "REPORT.md"
+PACKAGES = (
+    "mlx",
+    "numpy",
+    "torch",
+    "transformers",
+    "openai-whisper",
+    "silero-vad",
+    "pyannote.audio",
+    "torchaudio",
+    "whisperx",
+    "scipy",
+)
+FAILED = "**FAIL**"
+
+
+def names() -> list[str]:
+    """The scripts there are."""
+    return sorted(p.stem.removeprefix("parity_") for p in HERE.glob("parity_*.py"))
+
+
+def rows_of(name: str) -> list[Row]:
+    """The rows of one script; a script that stops gives one failing row."""
+    try:
+        return list(importlib.import_module(f"parity_{name}").run())
+    except Exception as error:  # reported as a failure, with its traceback on the terminal
+        traceback.print_exc()
+        return [Row(f"{name}: runs to its end", type(error).__name__, "no", "yes", False, _one_line(error))]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()).replace("|", "/")
+    return re.sub(r"(?:/[\w.+-]+){2,}/", "…/", text)[:200]  # no paths of this machine in the report
+
+
+def in_own_process(name: str) -> list[Row]:
+    """The same in a fresh process, so that no script meets another's thread settings or memory."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(rows_of, name).result()
+
+
+def section(rows: list[Row], seconds: float) -> str:
+    """One script's part of the report."""
+    failed = sum(not r.passed for r in rows)
+    verdict = f"{len(rows) - failed} of {len(rows)} rows pass" if failed else f"all {len(rows)} rows pass"
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    return f"{verdict}; {today}, {seconds:.0f} s\n\n{table(rows)}\n"
+
+
+def earlier_sections() -> dict[str, str]:
+    """The parts of the report as it stands, by script."""
+    if not REPORT.is_file():
+        return {}
+    parts = re.split(r"^## (\w+)\n\n", REPORT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {k: v.rstrip("\n") + "\n" for k, v in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def report(sections: dict[str, str]) -> str:
+    """The whole report: failures on top, then what it ran on, then every script's rows."""
+    failures = [line for body in sections.values() for line in body.splitlines() if FAILED in line]
+    head = "| check | metric | measured | limit | | note |\n|---|---|---|---|---|---|\n"
+    top = f"{len(failures)} rows fail:\n\n{head}" + "\n".join(failures) if failures else "No row fails."
+    parts = [
+        "# Parity with the originals",
+        "Written by `python parity/run.py`. Ours in float32 against each original on the same input; the "
+        "limits and their reasons stand in `tolerances.py`.",
+        top,
+        surroundings(),
+        *(f"## {name}\n\n{body.strip()}" for name, body in sorted(sections.items())),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def surroundings() -> str:
+    """Versions, BLAS and kind of machine, without naming it."""
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    machine = f"{os.cpu_count()}-core {platform.machine()} CPU, {platform.system()}"
+    return f"Python {platform.python_version()}, {', '.join(found)}. MLX's BLAS: {blas()}. {machine}."
+
+
+def blas() -> str:
+    """The BLAS that MLX calls, with its version where it tells one."""
+    from mlx_speech import runtime
+
+    name = Path(runtime.start().name).name
+    try:
+        config = ctypes.CDLL(None).openblas_get_config
+    except AttributeError:
+        return name
+    config.restype = ctypes.c_char_p
+    return f"{name} ({' '.join(config().decode().split()[:2])})"
+
+
+def main(wanted: list[str]) -> int:
+    """Run, print and write; the exit status."""
+    unknown = sorted(set(wanted) - set(names()))
+    if unknown:
+        print(f"no parity script for {', '.join(unknown)}; there are {', '.join(names())}", file=sys.stderr)
+        return 2
+    sections = {k: v for k, v in earlier_sections().items() if k in names()}
+    passed = True
+    for name in wanted or names():
+        begin = time.perf_counter()
+        rows = in_own_process(name)
+        sections[name] = section(rows, time.perf_counter() - begin)
+        passed = passed and all(r.passed for r in rows)
+        print(f"## {name}\n\n{sections[name]}", flush=True)
+        REPORT.write_text(report(sections), encoding="utf-8")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,268 @@
+"""Word times: the original's, its parts restated readably, and what holds for any text and any path.
+
+The expected times are made by parity/fixtures_whisper.py with openai/whisper and the tiny weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlx_speech  # isort: skip  # noqa: F401  (first: it loads the BLAS)
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mlx_speech.stages import timing
+from mlx_speech.stages.timing import dtw, median_filter, word_times
+from mlx_speech.types import Segment
+
+TIMED = json.loads((Path(__file__).parent / "fixtures/whisper/decoding.json").read_text(encoding="utf-8"))[
+    "timed"
+]
+
+
+def segment(tokenizer, tokens, start, end) -> Segment:
+    return Segment(start, end, tokenizer.decode(tokens).strip(), tokens=tuple(tokens))
+
+
+@pytest.fixture(scope="module")
+def features(whisper, expected) -> mx.array:
+    return whisper.encode(mx.array(expected["mel"]))
+
+
+# --- against the original ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(whisper, tokenizer, features) -> list[list[Segment]]:
+    """Both windows in one batch, cut off at 12 s as the original was told."""
+    given = [[segment(tokenizer, s["tokens"], s["start"], s["end"]) for s in t["segments"]] for t in TIMED]
+    return word_times(whisper, tokenizer, features, given, [12.0, 12.0], "en")
+
+
+def joined(pieces: list) -> list[list]:
+    """The original's words, less its habit of leaving apart what no space divides (``!"`` after a word)."""
+    words: list[list] = []
+    for text, start, end, probability in pieces:
+        if words and not text.startswith(" "):
+            words[-1][0] += text
+            words[-1][2:] = end, None
+        else:
+            words.append([text, start, end, probability])
+    return words
+
+
+@pytest.mark.parametrize("window", range(len(TIMED)))
+def test_words_equal_the_original(found, window):
+    alone = 0
+    for ours, pieces in zip(found[window], TIMED[window]["words"], strict=True):
+        theirs = joined(pieces)
+        assert [w.text for w in ours.words] == [text.strip() for text, *_ in theirs]
+        for word, (_, start, end, probability) in zip(ours.words, theirs, strict=True):
+            # the original rounds to 10 ms on the way, twice where it halves
+            assert word.start == pytest.approx(start, abs=0.011)
+            assert word.end == pytest.approx(end, abs=0.011)
+            if probability is not None:
+                alone += 1
+                assert word.probability == pytest.approx(probability, rel=1e-3)
+    assert alone > 7
+
+
+def test_segments_reach_from_first_to_last_word(found):
+    for s in (s for window in found for s in window):
+        assert (s.start, s.end) == (s.words[0].start, s.words[-1].end)
+
+
+def test_the_fixture_tells_frames_apart():
+    times = [time for t in TIMED for words in t["words"] for w in words for time in w[1:3]]
+    assert len(set(times)) > 15
+
+
+def test_batch_equals_single(whisper, tokenizer, features, found):
+    for n, timed in enumerate(TIMED):
+        given = [segment(tokenizer, s["tokens"], s["start"], s["end"]) for s in timed["segments"]]
+        (alone,) = word_times(whisper, tokenizer, features[n : n + 1], [given], [12.0], "en")
+        for ours, theirs in zip(alone, found[n], strict=True):
+            assert [(w.text, w.start, w.end) for w in ours.words] == [
+                (w.text, w.start, w.end) for w in theirs.words
+            ]
+            for a, b in zip(ours.words, theirs.words, strict=True):
+                assert a.probability == pytest.approx(b.probability, rel=1e-3)
+
+
+def test_windows_without_text_are_left_as_they_are(whisper, tokenizer, features):
+    empty = Segment(1.0, 2.0, "")
+    given = [[empty], [segment(tokenizer, tokenizer.encode(" Yes."), 0.5, 1.5)]]
+    found = word_times(whisper, tokenizer, features, given, [12.0, 12.0], "en")
+    assert found[0] == [empty]
+    assert [w.text for w in found[1][0].words] == ["Yes."]
+    assert word_times(whisper, tokenizer, features, [[], [empty]], [12.0, 12.0], "en") == [[], [empty]]
+
+
+# --- invariants -------------------------------------------------------------------------------------------
+
+TEXTS = st.text(alphabet=st.sampled_from("abc .,!?-'\"(¿“好\n"), max_size=14)
+
+
+@settings(max_examples=25)
+@given(
+    texts=st.lists(st.lists(TEXTS, max_size=3), min_size=2, max_size=2),
+    duration=st.floats(0.1, 30.0),
+    language=st.sampled_from(["en", "ja"]),
+)
+def test_words_hold_all_text_in_order_inside_the_window(
+    whisper, tokenizer, features, texts, duration, language
+):
+    given = [
+        [
+            segment(tokenizer, tokenizer.encode(t), duration * n / 3, duration * (n + 1) / 3)
+            for n, t in enumerate(row)
+        ]
+        for row in texts
+    ]
+    durations = [duration, 30.0 - duration]
+    found = word_times(whisper, tokenizer, features, given, durations, language)
+    for row, before, length in zip(found, given, durations, strict=True):
+        for ours, theirs in zip(row, before, strict=True):
+            assert (ours.text, ours.tokens) == (theirs.text, theirs.tokens)
+            for word in ours.words:
+                assert word.text == word.text.strip() != ""
+                assert 0.0 <= word.start <= word.end <= length + 0.02
+                assert 0.0 <= word.probability <= 1.0
+            if not ours.words:
+                assert ours == theirs
+        written = "".join(w.text for s in row for w in s.words)
+        # a mark may join the next segment's word, as a word may reach over the border
+        assert "".join(written.split()) == "".join("".join(s.text for s in before).split())
+
+
+# --- parts ------------------------------------------------------------------------------------------------
+
+
+def dtw_plainly(cost: np.ndarray) -> tuple[list[int], list[int]]:
+    """The original's dynamic programme: a step on both axes only where it is strictly the cheapest."""
+    rows, columns = cost.shape
+    total = np.full((rows + 1, columns + 1), np.inf, np.float32)
+    total[0, 0] = 0
+    steps = {}
+    for j in range(1, columns + 1):
+        for i in range(1, rows + 1):
+            both, down, right = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
+            if both < down and both < right:
+                best, steps[i, j] = both, (1, 1)
+            elif down < both and down < right:
+                best, steps[i, j] = down, (1, 0)
+            else:
+                best, steps[i, j] = right, (0, 1)
+            total[i, j] = cost[i - 1, j - 1] + best
+    i, j, path = rows, columns, []
+    while i > 0 or j > 0:
+        path.append((i - 1, j - 1))
+        di, dj = (0, 1) if i == 0 else (1, 0) if j == 0 else steps[i, j]
+        i, j = i - di, j - dj
+    path = [p for p in path[::-1] if min(p) >= 0]
+    return [i for i, _ in path], [j for _, j in path]
+
+
+SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
+
+
+@given(cost=hnp.arrays(np.float64, SHAPES, elements=st.floats(-3, 3)))
+def test_dtw_equals_plain_dynamic_programming(cost):
+    rows, columns = dtw(cost)
+    assert (rows.tolist(), columns.tolist()) == dtw_plainly(cost)
+
+
+@given(cost=hnp.arrays(np.float64, SHAPES, elements=st.integers(0, 2).map(float)))
+def test_dtw_breaks_ties_as_the_original(cost):
+    rows, columns = dtw(cost)
+    assert (rows.tolist(), columns.tolist()) == dtw_plainly(cost)
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 5), columns=st.integers(1, 5))
+def test_dtw_is_the_cheapest_of_all_paths(seed, rows, columns):
+    """Where no two ways cost the same: at a tie the original steps right, whatever that costs."""
+    cost = np.random.default_rng(seed).uniform(0.01, 3, (rows, columns))
+
+    def cheapest(i: int, j: int) -> float:
+        if i == j == 0:
+            return cost[0, 0]
+        before = [cheapest(a, b) for a, b in ((i - 1, j - 1), (i - 1, j), (i, j - 1)) if min(a, b) >= 0]
+        return cost[i, j] + min(before)
+
+    i, j = dtw(cost)
+    assert (i[0], j[0], i[-1], j[-1]) == (0, 0, rows - 1, columns - 1)
+    steps = {*zip(np.diff(i).tolist(), np.diff(j).tolist(), strict=True)}
+    assert steps <= {(0, 1), (1, 0), (1, 1)}
+    assert cost[i, j].sum() == pytest.approx(cheapest(rows - 1, columns - 1), rel=1e-5)
+
+
+@given(
+    values=hnp.arrays(
+        np.float32, hnp.array_shapes(min_dims=1, max_dims=3, max_side=30), elements=st.floats(-5, 5, width=32)
+    )
+)
+def test_median_filter_equals_numpy(values):
+    found = median_filter(values)
+    if values.shape[-1] <= 3:
+        assert np.array_equal(found, values)
+        return
+    padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(3, 3)], mode="reflect")
+    wanted = np.median(np.lib.stride_tricks.sliding_window_view(padded, 7, axis=-1), axis=-1)
+    assert np.array_equal(found, wanted)
+
+
+def test_alignment_matrix_is_normalised_over_tokens():
+    scores = np.random.default_rng(0).normal(0, 3, (3, 9, 40))
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    scaled = (weights - weights.mean(-2, keepdims=True)) / weights.std(-2, keepdims=True)
+    np.testing.assert_allclose(timing._alignment_matrix(scores), median_filter(scaled).mean(0), atol=1e-12)
+    assert np.isfinite(timing._alignment_matrix(np.zeros((2, 5, 20)))).all()
+
+
+def word(text: str, start: float, end: float) -> timing._Timed:
+    return timing._Timed(text, [ord(c) for c in text], start, end, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "wanted"),
+    [
+        ([" Hello", ",", " you", "!"], [" Hello,", " you!"]),
+        ([' "', "Hi", '"', " there", "..."], [' "Hi"', " there..."]),
+        ([" (", "so", ")", "."], [" (so)."]),
+        ([" ¿", "Qué", "?"], [" ¿Qué?"]),
+        (["Yes", "!", "?"], ["Yes!?"]),
+        ([" ill", "-", "disposed"], [" ill-disposed"]),
+        ([" -", " x"], [" -x"]),
+        (["!"], ["!"]),
+        ([], []),
+    ],
+)
+def test_marks_join_their_words(texts, wanted):
+    timed = timing._join_punctuation([word(t, n, n + 1) for n, t in enumerate(texts)], spaced=True)
+    assert [w.text for w in timed] == wanted
+    assert [t for w in timed for t in w.tokens] == [ord(c) for t in texts for c in t]
+    assert all(w.start < w.end for w in timed)
+
+
+def test_marks_join_without_taking_time_and_pieces_with_theirs():
+    timed = timing._join_punctuation(
+        [word(t, n, n + 1) for n, t in enumerate([" a", ",", " b", "-c", " d"])], True
+    )
+    assert [(w.text, w.start, w.end) for w in timed] == [(" a,", 0, 1), (" b-c", 2, 4), (" d", 4, 5)]
+
+
+def test_unspaced_words_stay_apart():
+    timed = timing._join_punctuation([word(t, n, n + 1) for n, t in enumerate("今天好。")], spaced=False)
+    assert [w.text for w in timed] == ["今", "天", "好。"]
+
+
+def test_silence_around_a_sentences_end_goes_to_no_word():
+    timed = [word(" a", 0, 1), word(".", 1, 6), word(" b", 6, 12), word(" c", 12, 18)]
+    timing._shorten_at_sentence_ends(timed, 2.0)
+    assert [(w.start, w.end) for w in timed] == [(0, 1), (1, 3), (10, 12), (12, 18)]
