@@ -14,7 +14,6 @@ from pathlib import Path
 
 import mlx_speech  # isort: skip  # noqa: F401  (first: it loads the BLAS)
 
-import httpx
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
@@ -29,6 +28,11 @@ from mlx_speech import hub
 from mlx_speech.errors import CheckpointError, ModelNotFoundError
 from mlx_speech.hub import cache_dir, fetch, fetch_cached, locate, whereabouts
 from mlx_speech.registry import CARDS, Card, WheelSource
+
+try:  # whichever the installed client speaks through
+    import httpx2 as httpx
+except ImportError:
+    import httpx
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

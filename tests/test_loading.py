@@ -77,6 +77,9 @@ def test_unknown_and_missing_settings_are_named(tmp_path):
 
     native(tmp_path, change)
     refuses(tmp_path, r"unknown keys \['n_mel'\], missing keys \['n_mels'\]")
+    refuses(native(tmp_path, dropout=0.1), r"unknown keys \['dropout'\], missing keys \[\]")
+    native(tmp_path, lambda _, data: data["config"].pop("n_vocab"))
+    refuses(tmp_path, r"unknown keys \[\], missing keys \['n_vocab'\]")
 
 
 @pytest.mark.parametrize("config", [None, 3, "x", []])
