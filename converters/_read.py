@@ -14,6 +14,7 @@ import math
 import pickle
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ _DTYPES: dict[str, tuple[str, mx.Dtype]] = {
     "U8": ("u1", mx.uint8),
     "BOOL": ("u1", mx.bool_),
 }
+_SAFETENSORS_DTYPES = frozenset(_DTYPES) - {"F64"}
 _CT2_DTYPES = ("F32", "I8", "I16", "I32", "F16", "BF16")
 _TORCH_STORAGES = {
     "DoubleStorage": "F64",
@@ -200,6 +202,12 @@ def _read_safetensors(path: Path) -> Tensors:
         metadata = file.metadata()
     except (SafetensorError, OSError) as error:
         raise _damaged(path, str(error)) from error
+    unread = [f"{k} ({s.get_dtype()})" for k, s in slices.items() if s.get_dtype() not in _SAFETENSORS_DTYPES]
+    if unread:  # MLX refuses 64 bits and takes 8 for whole numbers
+        raise CheckpointError(
+            f"{path}: stored as numbers this library does not read: {', '.join(unread[:4])}; "
+            "take the checkpoint in 16 or 32 bits"
+        )
     arrays = functools.cache(lambda: mx.load(str(path)))
     specs = {
         key: TensorSpec(s.get_dtype(), tuple(s.get_shape()), functools.partial(lambda k: arrays()[k], key))
@@ -216,7 +224,7 @@ def _read_shards(index: Path) -> Tensors:
         raise _damaged(index, f"no weight_map: {error}") from error
     specs: dict[str, TensorSpec] = {}
     for name in names:
-        if Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} lies outside the folder")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index.parent / name}: shard is missing")
@@ -244,7 +252,7 @@ class _Rebuilt:
 
 
 def _rebuild_tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> _Rebuilt:
-    return _Rebuilt(storage, int(offset), tuple(shape), tuple(strides))
+    return _Rebuilt(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
@@ -270,11 +278,39 @@ class _Opaque:
         """Ignore list items."""
 
 
+class Record:
+    """Stands for an object whose plain contents are wanted: keeps its arguments and state, does nothing.
+
+    ``args`` are what its class was called with (an Enum's value), ``state`` its attributes.
+    """
+
+    args: tuple[Any, ...]
+    state: Mapping[str, Any]
+
+    def __new__(cls, *args: Any, **_: Any) -> Record:
+        """Made either by a call or by ``__new__`` alone, as a pickle says."""
+        self = super().__new__(cls)
+        self.args, self.state = args, {}
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple):  # (attributes, slots)
+            state = {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
+        self.state = state if isinstance(state, dict) else {}
+
+    def __repr__(self) -> str:
+        return f"Record({self.args}, {self.state})"
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    # what a pyannote checkpoint tells of its task
+    ("pyannote.audio.core.task", "Specifications"): Record,
+    ("pyannote.audio.core.task", "Problem"): Record,
+    ("pyannote.audio.core.task", "Resolution"): Record,
 }
 
 
@@ -293,6 +329,13 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(dtype, str(key))
 
 
+# what zipfile, zlib, pickle and this reader raise on a file that is not what it seems
+_TORCH_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, struct.error, ArithmeticError, AttributeError,
+    EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+
 def _read_torch(path: Path) -> Tensors:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -307,8 +350,7 @@ def _read_torch(path: Path) -> Tensors:
         offsets = _member_offsets(path, {n: i for n, i in entries.items() if n.startswith(f"{prefix}data/")})
         flat, extra = _flatten(root)
         specs = {k: _torch_stored(path, v, prefix, offsets).spec(k) for k, v in flat.items()}
-    except (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, KeyError, TypeError, EOFError, IndexError,
-            AttributeError, struct.error, UnicodeDecodeError, OverflowError) as error:  # fmt: skip
+    except _TORCH_DAMAGE as error:
         raise _damaged(path, f"not a readable PyTorch archive: {error}") from error
     return Tensors(path, specs, extra)
 
