@@ -10,6 +10,7 @@ from mlx_speech.errors import CheckpointError
 _MODULES = {
     "whisper": "mlx_speech.converters.whisper",
     "silero-vad": "mlx_speech.converters.silero",
+    "wav2vec2": "mlx_speech.converters.wav2vec2",
 }
 
 

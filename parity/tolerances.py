@@ -61,11 +61,11 @@ TOLERANCES: dict[str, Tolerance] = {
         1e-4,
         "mean of some 30 log-probabilities after features and layers of both sides; measured 1.8e-5",
     ),
-    "whisper.avg_logprob_without_timestamps": Tolerance(
+    "whisper.avg_logprob_other_candidates": Tolerance(
         "max abs",
         2e-2,
-        "ours never writes a timestamp where none are asked for and gives them no share, the "
-        "original would: 4e-3, and 1e-5 once it is told to suppress them",
+        "the original lets language tokens compete with the text, and timestamps where none are asked for: "
+        "4e-3 at most; with these suppressed the row above holds",
     ),
     "whisper.no_speech_prob": Tolerance(
         "max abs",
@@ -89,8 +89,8 @@ TOLERANCES: dict[str, Tolerance] = {
     ),
     "whisper.language": Tolerance(
         "max abs",
-        1e-5,
-        "",
+        5e-6,
+        "a softmax over 99 languages after features and layers of both sides; measured 5e-7",
     ),
     "align.score": Tolerance(
         "max abs",
