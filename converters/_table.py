@@ -10,6 +10,8 @@ from mlx_speech.errors import CheckpointError
 _MODULES = {
     "whisper": "mlx_speech.converters.whisper",
     "silero-vad": "mlx_speech.converters.silero",
+    "pyannet": "mlx_speech.converters.pyannet",
+    "wespeaker": "mlx_speech.converters.wespeaker",
     "wav2vec2": "mlx_speech.converters.wav2vec2",
 }
 

@@ -16,19 +16,38 @@ from mlx_speech.errors import (
     OutputError,
 )
 from mlx_speech.loading import load
-from mlx_speech.pipeline import Transcriber, detect_speech, transcribe
+from mlx_speech.pipeline import (
+    Aligner,
+    Diarizer,
+    Transcriber,
+    align,
+    detect_speech,
+    diarize,
+    embed,
+    transcribe,
+)
+from mlx_speech.stages.align import AlignOptions
+from mlx_speech.stages.cluster import AHCOptions, VBxOptions
 from mlx_speech.stages.decode import DecodeOptions
+from mlx_speech.stages.diarize import DiarizeOptions
 from mlx_speech.stages.speech import SpeechOptions
 from mlx_speech.stages.transcribe import TranscribeOptions
-from mlx_speech.types import Segment, Span, Transcript, Turn, Word
+from mlx_speech.types import Character, Diarization, Segment, Span, Transcript, Turn, Word
 from mlx_speech.writers import render, write
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AHCOptions",
+    "AlignOptions",
+    "Aligner",
     "AudioError",
+    "Character",
     "CheckpointError",
     "DecodeOptions",
+    "Diarization",
+    "DiarizeOptions",
+    "Diarizer",
     "MLXSpeechError",
     "ModelNotFoundError",
     "OptionError",
@@ -40,9 +59,13 @@ __all__ = [
     "Transcriber",
     "Transcript",
     "Turn",
+    "VBxOptions",
     "Word",
     "__version__",
+    "align",
     "detect_speech",
+    "diarize",
+    "embed",
     "load",
     "render",
     "transcribe",

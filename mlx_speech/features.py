@@ -1,19 +1,28 @@
-"""What the models hear: Whisper's log-mel spectrogram.
+"""What the models hear: Whisper's log-mel spectrogram, and Kaldi's filter bank for speaker embeddings.
 
-Original: https://github.com/openai/whisper/blob/v20250625/whisper/audio.py (MIT). The mel scale is Slaney's
-(Auditory Toolbox, 1998), linear below 1 kHz and logarithmic above, with triangles of equal area.
+Original of the first: https://github.com/openai/whisper/blob/v20250625/whisper/audio.py (MIT). The mel scale
+is Slaney's (Auditory Toolbox, 1998), linear below 1 kHz and logarithmic above, with triangles of equal area.
+
+Original of the second: Kaldi's ``compute-fbank-feats`` by way of
+https://github.com/pytorch/audio/blob/v2.8.0/src/torchaudio/compliance/kaldi.py (BSD-2-Clause). The mel scale
+is HTK's, with triangles of equal height, straight in mel.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_speech.errors import AudioError
+
 SAMPLE_RATE = 16_000
 N_FFT = 400
 HOP = 160  # samples: 10 ms
+FBANK_WINDOW = 400  # samples: 25 ms
+FBANK_HOP = 160  # samples: 10 ms
 WINDOW_SECONDS = 30.0
 WINDOW_SAMPLES = 480_000
 
@@ -92,3 +101,89 @@ def _hz_to_mel(hz: float) -> float:
 
 def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
     return np.where(mels < _BREAK_MEL, mels * _LINEAR_HZ, _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL)))
+
+
+# --- Kaldi's filter bank ------------------------------------------------------------------------------------
+
+_FBANK_FFT = 512
+_PREEMPHASIS = 0.97
+_LOWEST_HZ = 20.0
+_FLOOR = 1.1920928955078125e-07  # float32's epsilon
+_FBANK_BLOCK = 8192  # frames worked on at a time: bounds memory
+
+
+def kaldi_fbank(audio: mx.array, n_mels: int = 80) -> mx.array:
+    """Log mel energies as Kaldi has them, without dither: what WeSpeaker hears, before mean subtraction.
+
+    Samples are taken times 32768. Frames lie wholly inside the audio; each loses its mean, is pre-emphasised
+    by 0.97 on its own, and goes through a Hamming window.
+
+    Args:
+        audio: (L,) or (B, L) float32 at 16 kHz within [-1, 1], at least 400 samples a row.
+        n_mels: bands between 20 and 8000 Hz.
+
+    Returns:
+        (T, n_mels) or (B, T, n_mels) float32 natural logarithms, ``T = (L - 400) // 160 + 1``.
+
+    Raises:
+        AudioError: another rank, samples that are not floating point, or fewer than 400 a row.
+    """
+    if audio.ndim == 1:
+        return kaldi_fbank(audio[None], n_mels)[0]
+    if audio.ndim != 2 or not mx.issubdtype(audio.dtype, mx.floating):
+        raise AudioError(
+            f"audio is {audio.dtype} of shape {tuple(audio.shape)}; give float32 of (batch, samples)"
+        )
+    batch, length = audio.shape
+    if length < FBANK_WINDOW:
+        raise AudioError(f"audio has {length} samples; a frame takes {FBANK_WINDOW}")
+    count = (length - FBANK_WINDOW) // FBANK_HOP + 1
+    if not batch:
+        return mx.zeros((0, count, n_mels))
+    scaled = mx.contiguous(audio.astype(mx.float32) * 32768.0)
+    frames = mx.as_strided(scaled, (batch, count, FBANK_WINDOW), (length, FBANK_HOP, 1))
+    frames = frames.reshape(batch * count, FBANK_WINDOW)
+    blocks = [
+        _log_energies(frames[n : n + _FBANK_BLOCK], n_mels) for n in range(0, batch * count, _FBANK_BLOCK)
+    ]
+    return mx.concatenate(blocks).reshape(batch, count, n_mels)
+
+
+def _log_energies(frames: mx.array, n_mels: int) -> mx.array:
+    """(N, 400) → (N, n_mels)."""
+    # the mean as a product, which adds in blocks: what is left of it weighs in the lowest band
+    frames = frames - frames @ mx.full((FBANK_WINDOW, 1), 1 / FBANK_WINDOW)
+    before = mx.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    spectrum = mx.fft.rfft((frames - _PREEMPHASIS * before) * _hamming(), n=_FBANK_FFT, axis=-1)
+    power = mx.square(spectrum.real) + mx.square(spectrum.imag)
+    return mx.log(mx.maximum(power[:, : _FBANK_FFT // 2] @ _htk_filters(n_mels), _FLOOR))
+
+
+@functools.cache
+def _hamming() -> mx.array:
+    """The symmetric Hamming window."""
+    n = np.arange(FBANK_WINDOW) / (FBANK_WINDOW - 1)
+    return mx.array((0.54 - 0.46 * np.cos(2 * np.pi * n)).astype(np.float32))
+
+
+@functools.cache
+def _htk_filters(n_mels: int) -> mx.array:
+    """(256, n_mels): triangles of height one, evenly spaced and straight in HTK's mel; Nyquist is left out.
+
+    In float32 throughout, as the original: a low band may hold the very edge of a triangle and little else,
+    so that the order of rounding moves its logarithm by 3e-4.
+    """
+    low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (_LOWEST_HZ, SAMPLE_RATE / 2))
+    delta = (high - low) / (n_mels + 1)
+    band = np.arange(n_mels, dtype=np.float32)
+    left, centre, right = (_shifted(low, band, n, delta) for n in range(3))
+    hz = np.arange(_FBANK_FFT // 2, dtype=np.float32) * np.float32(SAMPLE_RATE / _FBANK_FFT)
+    argument = np.float32(1.0) + hz / np.float32(700.0)
+    mel = (np.float32(1127.0) * np.log(argument.astype(np.float64)).astype(np.float32))[:, None]
+    rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
+    return mx.array(np.maximum(np.float32(0), np.minimum(rising, falling)))
+
+
+def _shifted(low: float, band: np.ndarray, by: int, delta: float) -> np.ndarray:
+    """Mels ``low + (band + by) · delta``, each step rounded to float32."""
+    return np.asarray(np.float32(low) + (band + np.float32(by)) * np.float32(delta), np.float32)

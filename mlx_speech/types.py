@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -19,17 +21,31 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Character:
+    """A character of an aligned word, or several that are said as one ("$43"); silent ones take no time."""
+
+    text: str
+    start: float
+    end: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """One written word.
 
     ``text`` keeps its punctuation and carries no surrounding spaces. ``probability`` is the mean
-    probability, 0 to 1, that the model gave to the word's tokens.
+    probability, 0 to 1, that the model gave to the word's tokens; an aligner's is a geometric mean that
+    takes in half of the way to the next words. It marks a word ``uncertain`` whose probability is low or
+    whose time is a guess; the ``characters``, where they were asked for, are the word's text when joined.
     """
 
     text: str
     start: float
     end: float
     probability: float
+    characters: tuple[Character, ...] = ()
+    uncertain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,33 @@ class Turn:
     start: float
     end: float
     speaker: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Diarization:
+    """Who spoke when.
+
+    ``turns`` are in order of their starts and may overlap; in ``exclusive_turns`` at most one person speaks
+    at a time, which is what words are given to. ``speakers`` are the names, and row *k* of ``embeddings``,
+    (speakers, 256) float32, is the voice of the *k*-th, zeros where the recording shows too little of it.
+    ``posteriors``, (frames, speakers) float32, is the probability that each speaks; frame *i* lies at
+    ``frame_offset + i * frame_step`` seconds. The last frames may lie after the end of the recording, which
+    is ``duration`` seconds long.
+    """
+
+    turns: tuple[Turn, ...]
+    exclusive_turns: tuple[Turn, ...]
+    speakers: tuple[str, ...]
+    embeddings: np.ndarray
+    posteriors: np.ndarray
+    frame_step: float
+    frame_offset: float
+    duration: float
+
+    @property
+    def frame_times(self) -> np.ndarray:
+        """The middle of each frame in seconds, (frames,) float64."""
+        return self.frame_offset + self.frame_step * np.arange(len(self.posteriors))
 
 
 @dataclass(frozen=True, slots=True)

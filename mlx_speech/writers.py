@@ -1,4 +1,4 @@
-"""A transcript as text: one function a format, in the ``WRITERS`` table."""
+"""A transcript or a diarization as text: one function a format, in two tables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from mlx_speech.errors import OptionError, OutputError
-from mlx_speech.types import Segment, Transcript, Word
+from mlx_speech.types import Diarization, Segment, Transcript, Turn, Word
 
 Cue = tuple[int, int, str]
 """Start and end in whole milliseconds, and the text."""
 
 
-def render(transcript: Transcript, format: str) -> str:
-    """``transcript`` in one of the ``WRITERS`` formats. Raises ``OptionError`` for any other."""
+def render(transcript: Transcript | Diarization, format: str, *, name: str = "recording") -> str:
+    """A transcript in one of the ``WRITERS`` formats, or a diarization in one of ``DIARIZATION_WRITERS``.
+
+    ``name`` is the recording's, which RTTM wants in each line. Raises ``OptionError`` for another format.
+    """
+    if isinstance(transcript, Diarization):
+        return _render_diarization(transcript, format, name)
     try:
         writer = WRITERS[format]
     except (KeyError, TypeError):
@@ -27,9 +32,12 @@ def render(transcript: Transcript, format: str) -> str:
     return writer(transcript)
 
 
-def write(transcript: Transcript, path: str | os.PathLike[str], format: str) -> None:
-    """Write ``transcript`` to ``path`` in UTF-8: the whole file or, on ``OutputError``, no change at all."""
-    _replace(Path(path), render(transcript, format))
+def write(transcript: Transcript | Diarization, path: str | os.PathLike[str], format: str) -> None:
+    """Write ``transcript`` to ``path`` in UTF-8: the whole file or, on ``OutputError``, no change at all.
+
+    RTTM takes the recording's name from the path's: ``meeting`` for ``meeting.rttm``.
+    """
+    _replace(Path(path), render(transcript, format, name=Path(path).stem))
 
 
 def _replace(path: Path, text: str) -> None:
@@ -191,3 +199,49 @@ WRITERS: dict[str, Callable[[Transcript], str]] = {
     "tsv": _tsv,
 }
 """Each format's name, which is its file extension too, and what renders it."""
+
+
+def _render_diarization(diarization: Diarization, format: str, name: str) -> str:
+    writer = DIARIZATION_WRITERS.get(format) if isinstance(format, str) else None
+    if writer is None:
+        raise OptionError(
+            f"unknown diarization format {format!r}: choose one of {', '.join(DIARIZATION_WRITERS)}."
+        )
+    return writer(diarization, name)
+
+
+def _rttm(diarization: Diarization, name: str) -> str:
+    """NIST's Rich Transcription Time Marked, the turns with their overlaps. Names must hold no blanks."""
+    file = "_".join(name.split()) or "recording"
+    return "".join(
+        f"SPEAKER {file} 1 {t.start:.3f} {t.end - t.start:.3f} <NA> <NA> {'_'.join(t.speaker.split())} "
+        "<NA> <NA>\n"
+        for t in diarization.turns
+    )
+
+
+def _diarization_json(diarization: Diarization, name: str) -> str:
+    """All but the frames' posteriors; a speaker's embedding is 256 numbers."""
+    value = {
+        "recording": name,
+        "duration": _rounded(diarization.duration, 3),
+        "speakers": list(diarization.speakers),
+        "turns": [_json_turn(t) for t in diarization.turns],
+        "exclusive_turns": [_json_turn(t) for t in diarization.exclusive_turns],
+        "embeddings": {
+            speaker: [_rounded(x, 6) for x in row]
+            for speaker, row in zip(diarization.speakers, diarization.embeddings, strict=True)
+        },
+    }
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+
+def _json_turn(turn: Turn) -> dict[str, Any]:
+    return {"start": _rounded(turn.start, 3), "end": _rounded(turn.end, 3), "speaker": turn.speaker}
+
+
+DIARIZATION_WRITERS: dict[str, Callable[[Diarization, str], str]] = {
+    "rttm": _rttm,
+    "json": _diarization_json,
+}
+"""The same of a diarization; called with the recording's name too."""

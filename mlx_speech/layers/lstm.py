@@ -1,19 +1,28 @@
-"""Long short-term memory, one direction.
+"""Long short-term memory: one direction, or several layers in one or both.
 
 Equations and gate order (input, forget, cell, output) are those of ``torch.nn.LSTM``, BSD-3-Clause:
 https://github.com/pytorch/pytorch/blob/v2.8.0/torch/nn/modules/rnn.py
 
-B batch, T time steps, I input features, H hidden features.
+B batch, T time steps, I input features, H hidden features, D directions (1 or 2).
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_speech import runtime
+from mlx_speech.layers.elementwise import LOG2E, exp2_nonpositive, slow_functions
+
 _STEPS = 64  # steps handed to the device at a time: enough to keep it busy, a graph small enough to build
+
+
+_Step = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+_POLYNOMIAL = 1 << 14  # gates a step from which the polynomial below is worth its two dozen operations
 
 
 class LSTMState(NamedTuple):
@@ -93,5 +102,100 @@ def _step(gates: mx.array, c: mx.array) -> tuple[mx.array, mx.array]:
     """One step from complete gates (B, 4H) and cell (B, H) to output and cell, in few operations."""
     size = c.shape[-1]
     i, f, _, o = mx.split(mx.sigmoid(gates), 4, axis=-1)  # one sigmoid with an unused quarter beats three
-    c = f * c + i * mx.tanh(gates[:, 2 * size : 3 * size])
+    c = f * c + i * mx.tanh(gates[..., 2 * size : 3 * size])
     return o * mx.tanh(c), c
+
+
+class LSTMLayer(nn.Module):
+    """One layer whose D directions take their steps together.
+
+    Parameters are ``weight_ih`` (D, 4H, I), ``weight_hh`` (D, 4H, H) and ``bias`` (D, 4H), each direction's
+    as in :class:`LSTM`; the second direction reads backwards.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, directions: int) -> None:
+        super().__init__()
+        bound = hidden_size**-0.5
+        self.weight_ih = mx.random.uniform(-bound, bound, (directions, 4 * hidden_size, input_size))
+        self.weight_hh = mx.random.uniform(-bound, bound, (directions, 4 * hidden_size, hidden_size))
+        self.bias = mx.zeros((directions, 4 * hidden_size))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(T, B, I) float32 → (T, B, D·H) float32, from zero states."""
+        directions, _, features = self.weight_ih.shape
+        steps, batch, _ = x.shape
+        both = mx.stack([x, x[::-1]][:directions]).reshape(directions, steps * batch, features)
+        poly = slow_functions() and batch * self.weight_hh.shape[1] * directions >= _POLYNOMIAL
+        gates = mx.addmm(self.bias[:, None], both, self.weight_ih.swapaxes(1, 2))
+        gates = gates.reshape(directions, steps, batch, -1)
+        weight = mx.contiguous(self.weight_hh.swapaxes(1, 2))
+        y = _recur_together(gates, weight, _step_of(poly))
+        return y[0] if directions == 1 else mx.concatenate([y[0], y[1, ::-1]], axis=-1)
+
+
+class DeepLSTM(nn.Module):
+    """Layers of LSTM on top of each other, in one or both directions, as ``torch.nn.LSTM`` has them."""
+
+    def __init__(self, input_size: int, hidden_size: int, layers: int, *, bidirectional: bool) -> None:
+        super().__init__()
+        directions = 2 if bidirectional else 1
+        sizes = [input_size] + [directions * hidden_size] * (layers - 1)
+        self.layers = [LSTMLayer(size, hidden_size, directions) for size in sizes]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, T, I) float32 → (B, T, D·H) float32, from zero states; T may not be 0."""
+        x = x.swapaxes(0, 1)
+        for layer in self.layers:
+            x = layer(x)
+        return x.swapaxes(0, 1)
+
+
+def _recur_together(gates: mx.array, weight: mx.array, step: _Step) -> mx.array:
+    """From gates (D, T, B, 4H) and recurrent weights (D, H, 4H) to outputs (D, T, B, H)."""
+    directions, steps, batch, width = gates.shape
+    h = c = mx.zeros((directions, batch, width // 4))
+    blocks = []
+    for start in range(0, steps, _STEPS):
+        outputs = []
+        for n in range(start, min(start + _STEPS, steps)):
+            h, c = step(mx.addmm(gates[:, n], h, weight), c)
+            outputs.append(h)
+        blocks.append(mx.stack(outputs, axis=1))
+        mx.async_eval(blocks[-1], c)
+    return mx.concatenate(blocks, axis=1)
+
+
+@functools.cache
+def _compiled_step() -> _Step:
+    return mx.compile(_step)
+
+
+def _step_of(poly: bool) -> _Step:
+    """The step for the device: by a polynomial, MLX's own functions, or as one kernel on a GPU."""
+    if poly:
+        return _step_by_polynomial
+    return _step if runtime.on_cpu() else _compiled_step()
+
+
+def _step_by_polynomial(gates: mx.array, c: mx.array) -> tuple[mx.array, mx.array]:
+    """:func:`_step` with one kind of function, tanh(x) being 2 sigmoid(2x) - 1."""
+    size = c.shape[-1]
+    i, f, g, o = mx.split(_sigmoid(gates * _exponents(size)), 4, axis=-1)
+    c = f * c + i * (2 * g - 1)
+    return o * (2 * _sigmoid(c * (-2 * LOG2E)) - 1), c
+
+
+@functools.cache
+def _exponents(size: int) -> mx.array:
+    """(4H,): what makes gates exponents of two, twice as much for the cell's."""
+    one = mx.full((size,), -LOG2E)
+    return mx.concatenate([one, one, 2 * one, one])
+
+
+def _sigmoid(x: mx.array) -> mx.array:
+    """1 / (1 + 2**x) of float32 from additions, products and one division, for a Linux CPU.
+
+    Its distance to 1 keeps its relative accuracy, which a rational approximation of tanh would lose: a forget
+    gate just below 1 decides over hundreds of steps, and log-probabilities would move by 3e-4.
+    """
+    return mx.reciprocal(1.0 + exp2_nonpositive(mx.minimum(x, 126.0)))  # as exact up to 2**126

@@ -1,0 +1,144 @@
+"""SincNet: learnt band-pass filters on the waveform, then two convolutions, each stage pooled and normalised.
+
+Original, MIT:
+https://github.com/pyannote/pyannote-audio/blob/4.0.7/src/pyannote/audio/models/blocks/sincnet.py
+with the filters of
+https://github.com/asteroid-team/asteroid-filterbanks/blob/v0.4.0/asteroid_filterbanks/param_sinc_fb.py (MIT),
+after Ravanelli and Bengio, "Speaker Recognition from Raw Waveform with SincNet" (2018),
+https://arxiv.org/abs/1808.00158
+
+B batch, S samples, T frames, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+FILTERS = 80  # half of them cosines, half sines
+KERNEL = 251  # samples
+CHANNELS = 60
+_CONV = 5  # frames heard by each of the two convolutions
+_POOL = 3
+_EPS = 1e-5
+_MIN_LOW = 50.0  # Hz
+_MIN_BAND = 50.0  # Hz
+
+
+def band_pass_kernels(
+    low_hz: np.ndarray, band_hz: np.ndarray, window: np.ndarray, n: np.ndarray, sampling_rate: int = 16_000
+) -> np.ndarray:
+    """The impulse responses of SincNet's filters; they depend on the weights alone.
+
+    Every step is in float32, as in the original: sines of angles up to 400 rad show the order of rounding.
+
+    Args:
+        low_hz: (40, 1) float32, lower edges before their absolute value and minimum are taken.
+        band_hz: (40, 1) float32, the same of the bands' widths.
+        window: (125,) float32, the first half of a Hamming window.
+        n: (1, 125) float32, 2π times the time in seconds, from -125 samples to -1.
+        sampling_rate: Hz.
+
+    Returns:
+        (80, 251) float32: cosines, then sines.
+    """
+    low = np.float32(_MIN_LOW) + np.abs(low_hz)
+    high = np.clip(low + np.float32(_MIN_BAND) + np.abs(band_hz), _MIN_LOW, sampling_rate / 2)
+    low, high = low.astype(np.float32), high.astype(np.float32)
+    band = high - low
+    from_low, from_high, half = low * n, high * n, n / np.float32(2)
+    even = (_rounded(np.sin, from_high) - _rounded(np.sin, from_low)) / half * window
+    odd = (_rounded(np.cos, from_low) - _rounded(np.cos, from_high)) / half * window
+    cosines = np.concatenate([even, 2 * band, even[:, ::-1]], axis=1)
+    sines = np.concatenate([odd, np.zeros_like(band), -odd[:, ::-1]], axis=1)
+    return np.asarray(np.concatenate([cosines, sines]) / np.tile(2 * band, (2, 1)), np.float32)
+
+
+def _rounded(function: np.ufunc, angle: np.ndarray) -> np.ndarray:
+    """The nearest float32, which good float32 libraries give too: the last bit counts here."""
+    return np.asarray(function(angle.astype(np.float64)), np.float32)
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each recording to zero mean and unit variance over time, then scaled and shifted."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = mx.ones((channels,))
+        self.bias = mx.zeros((channels,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, T, C) float32 → (B, T, C) float32; the variance is the biased one."""
+        x = x - _mean(x)
+        variance = _mean(x * x)
+        return x * (mx.rsqrt(variance + _EPS) * self.weight) + self.bias
+
+
+def _mean(x: mx.array) -> mx.array:
+    """Mean over time, (B, T, C) → (B, 1, C), by sums of sums: one running sum of 160000 drifts by 1e-5."""
+    batch, frames, channels = x.shape
+    size = max(1, math.isqrt(frames))
+    whole = frames // size * size
+    parts = x[:, :whole].reshape(batch, -1, size, channels).sum(axis=2)
+    total = parts.sum(axis=1, keepdims=True) + x[:, whole:].sum(axis=1, keepdims=True)
+    return total / frames
+
+
+class SincNet(nn.Module):
+    """Waveform to 60 features a frame, one frame every ``27 · stride`` samples."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.wav_norm = InstanceNorm(1)
+        self.filters = mx.zeros((FILTERS, KERNEL))
+        self.convs = [nn.Conv1d(n, CHANNELS, _CONV) for n in (FILTERS, CHANNELS)]
+        self.norms = [InstanceNorm(n) for n in (FILTERS, CHANNELS, CHANNELS)]
+
+    def __call__(self, audio: mx.array) -> mx.array:
+        """(B, S) float32 → (B, frames, 60) float32; S at least :func:`receptive_field`."""
+        audio = self.wav_norm(audio[..., None])[..., 0]
+        # one recording at a time: its windows take 251 / stride times its own memory
+        x = mx.stack([mx.abs(self._filter(row)) for row in audio])
+        x = _leaky(self.norms[0](_pool(x)))
+        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
+            x = _leaky(norm(_pool(conv(x))))
+        return x
+
+    def _filter(self, row: mx.array) -> mx.array:
+        """(S,) → (T, 80). A view of the windows and one product: convolving one channel is slow on a CPU."""
+        count = (row.size - KERNEL) // self.stride + 1
+        windows = mx.as_strided(mx.contiguous(row), (count, KERNEL), (self.stride, 1))
+        return windows @ self.filters.T
+
+
+def num_frames(samples: int, stride: int) -> int:
+    """Frames that :class:`SincNet` makes of so many samples; 0 or less where they are too few."""
+    frames = ((samples - KERNEL) // stride + 1) // _POOL
+    for _ in range(2):
+        frames = (frames - _CONV + 1) // _POOL
+    return frames
+
+
+def receptive_field(stride: int) -> tuple[int, int]:
+    """How many samples a frame hears, and how many lie between two frames' starts."""
+    size = KERNEL
+    step = stride
+    for kernel, hop in ((_POOL, _POOL), (_CONV, 1), (_POOL, _POOL), (_CONV, 1), (_POOL, _POOL)):
+        size += (kernel - 1) * step
+        step *= hop
+    return size, step
+
+
+def _leaky(x: mx.array) -> mx.array:
+    return mx.maximum(x, 0.01 * x)
+
+
+def _pool(x: mx.array) -> mx.array:
+    """Maxima of three frames each: (B, T, C) → (B, T // 3, C)."""
+    end = x.shape[1] // _POOL * _POOL
+    a, b, c = (x[:, n:end:_POOL] for n in range(_POOL))
+    return mx.maximum(mx.maximum(a, b), c)

@@ -1,0 +1,60 @@
+"""A known text from a file: plain, or subtitles whose times are to be set anew."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from mlx_speech.errors import OptionError
+from mlx_speech.types import Segment
+
+_ARROW = re.compile(r"([\d:.,]+)\s*-->\s*([\d:.,]+)")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
+
+
+def read_transcript(path: str | os.PathLike[str]) -> str | list[Segment]:
+    """The text of a file; the cues of one that is named .srt or .vtt, without their markup.
+
+    Raises:
+        OptionError: it cannot be read, is not UTF-8, or its subtitles have no cue.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise OptionError(f"{file}: cannot be read ({error.strerror})") from error
+    if file.suffix.lower() not in (".srt", ".vtt"):
+        return text
+    cues = _cues(text)
+    if not cues:
+        raise OptionError(f"{file}: no subtitle in it; plain text belongs into a .txt file")
+    return cues
+
+
+def _cues(text: str) -> list[Segment]:
+    cues = []
+    for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
+        lines = block.strip("\n").split("\n")
+        at = next((n for n, line in enumerate(lines) if _ARROW.search(line)), None)
+        times = _ARROW.search(lines[at]) if at is not None else None
+        if at is None or times is None:
+            continue
+        said = "\n".join(_TAG.sub("", line).strip() for line in lines[at + 1 :]).strip()
+        start, end = _seconds(times[1]), _seconds(times[2])
+        if said:
+            cues.append(Segment(start, max(start, end), said))
+    return cues
+
+
+def _seconds(clock: str) -> float:
+    """``1:02:03,5`` or ``02:03.500`` → seconds."""
+    total = 0.0
+    try:
+        for part in clock.replace(",", ".").split(":"):
+            total = total * 60 + float(part)
+    except ValueError as error:
+        raise OptionError(f"{clock!r} is no subtitle's time; write 00:01:02,500") from error
+    return total

@@ -1,0 +1,407 @@
+"""Which speaker of which window is who: clustering of embeddings.
+
+Rules: ``pipelines/clustering.py`` of pyannote.audio, MIT, Copyright (c) 2021- CNRS,
+https://github.com/pyannote/pyannote-audio/blob/4.0.7/src/pyannote/audio/pipelines/clustering.py
+
+C windows, F frames a window, S speakers a window, D dimensions, n embeddings that are clear enough to train
+on, K clusters.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from mlx_speech.errors import OptionError
+from mlx_speech.stages.vbx import PLDA, vbx
+
+NOBODY = -1
+"""The label of a window's speaker who belongs to no cluster: silent, or in surplus."""
+
+_Range = tuple[str, Callable[[float], bool]]
+_DISTANCE: _Range = ("0 to 2", lambda x: 0 <= x <= 2)
+_POSITIVE: _Range = ("above 0, finite", lambda x: 0 < x < math.inf)
+_COUNT: _Range = ("a whole number from 1 on", lambda x: x >= 1)
+
+
+class SpeakerCountWarning(UserWarning):
+    """A recording held fewer voices than were asked for."""
+
+
+def check(options: Any, whole: tuple[str, ...], ranges: dict[str, _Range]) -> None:
+    """Raise ``OptionError`` for the first field out of range; fields in ``whole`` must be integers."""
+    for name, (wanted, valid) in ranges.items():
+        value = getattr(options, name)
+        kind = Integral if name in whole else Real
+        if not isinstance(value, kind) or isinstance(value, bool) or not valid(float(value)):
+            raise OptionError(f"{name} is {value!r}: it must be {wanted}")
+
+
+@dataclass(frozen=True)
+class AHCOptions:
+    """Agglomerative clustering by centroid linkage of unit embeddings, as pyannote's 3.1 pipeline.
+
+    Args:
+        threshold: clusters farther apart than this stay apart.
+        min_cluster_size: smaller clusters join the nearest larger one; at most a tenth of the embeddings.
+        max_linked: embeddings linked at most; the others, as long recordings have, join the nearest
+            cluster. Bounds memory (256 MB at 8000), which grows with the square.
+    """
+
+    threshold: float = 0.7045654963945799
+    min_cluster_size: int = 12
+    max_linked: int = 8000
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            ("min_cluster_size", "max_linked"),
+            {"threshold": _DISTANCE, "min_cluster_size": _COUNT, "max_linked": _COUNT},
+        )
+
+
+@dataclass(frozen=True)
+class VBxOptions:
+    """VBx from a start by agglomerative clustering, as pyannote's community-1 pipeline.
+
+    Args:
+        threshold: of the start; too many clusters are better than too few.
+        fa, fb: weights of :func:`mlx_speech.stages.vbx.vbx`. A higher ``fb`` finds fewer speakers.
+        smoothing, max_iterations, tolerance: of the same.
+        min_prior: speakers with a lower prior are given up.
+        max_linked: as in :class:`AHCOptions`.
+    """
+
+    threshold: float = 0.6
+    fa: float = 0.07
+    fb: float = 0.8
+    smoothing: float = 7.0
+    max_iterations: int = 20
+    tolerance: float = 1e-4
+    min_prior: float = 1e-7
+    max_linked: int = 8000
+
+    def __post_init__(self) -> None:
+        ranges = dict.fromkeys(("fa", "fb", "smoothing"), _POSITIVE)
+        ranges |= {"threshold": _DISTANCE, "max_iterations": _COUNT, "max_linked": _COUNT}
+        ranges["tolerance"] = ("0 or more, finite", lambda x: 0 <= x < math.inf)
+        ranges["min_prior"] = ("0 or more, below 1", lambda x: 0 <= x < 1)
+        check(self, ("max_iterations", "max_linked"), ranges)
+
+
+class Bounds(NamedTuple):
+    """How many speakers are allowed."""
+
+    least: int = 1
+    most: float = math.inf
+
+
+class Clusters(NamedTuple):
+    """Who is who.
+
+    Args:
+        labels: (C, S) int64, the cluster of each window's speakers, ``NOBODY`` for none.
+        centroids: (K, D) float64, mean embeddings.
+    """
+
+    labels: np.ndarray
+    centroids: np.ndarray
+
+
+def speaker_bounds(num: int | None = None, least: int | None = None, most: int | None = None) -> Bounds:
+    """The bounds that three optional wishes make; ``num`` goes before the others.
+
+    Raises:
+        OptionError: a wish below 1, or that contradicts another.
+    """
+    for name, value in (("num_speakers", num), ("min_speakers", least), ("max_speakers", most)):
+        if value is None:
+            continue
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise OptionError(f"{name} is {value!r}: give a whole number from 1 on, or None")
+    if num is not None and ((least or num) > num or (most or num) < num):
+        raise OptionError(f"num_speakers is {num}: min_speakers or max_speakers contradicts it")
+    bounds = Bounds(num or least or 1, num or most or math.inf)
+    if bounds.least > bounds.most:
+        raise OptionError(f"min_speakers is {least}: above max_speakers ({most})")
+    return bounds
+
+
+def cluster(
+    embeddings: np.ndarray,
+    active: np.ndarray,
+    method: AHCOptions | VBxOptions,
+    bounds: Bounds = Bounds(),  # noqa: B008  (immutable)
+    *,
+    plda: PLDA | None = None,
+    min_active_ratio: float = 0.2,
+) -> Clusters:
+    """Find the speakers of a recording.
+
+    Args:
+        embeddings: (C, S, D) floating; NaN where there is none. Silent speakers' are not looked at.
+        active: (C, F, S) bool, when each window's speakers talk.
+        method: how.
+        bounds: how many there may be. Kept whenever the recording has that many embeddings at all.
+        plda: VBx's.
+        min_active_ratio: part of a window that a speaker must talk alone for clusters to be made of them.
+
+    Returns:
+        labels and centroids. A silent speaker's label is ``NOBODY``; so is that of a speaker in surplus of
+        the clusters where each is given at most once a window.
+
+    Warns:
+        SpeakerCountWarning: fewer embeddings than speakers asked for.
+    """
+    talking = np.asarray(active.any(1))
+    usable = talking & np.isfinite(embeddings).all(2)
+    train = usable & clear(active, min_active_ratio)
+    if 1 < bounds.least > train.sum():
+        train = usable  # whatever there is, to keep the bounds
+    chosen = embeddings[train]
+    if max(1, len(chosen)) < bounds.least:
+        warnings.warn(
+            f"{bounds.least} speakers were asked for, but the recording has voice for {len(chosen)}",
+            SpeakerCountWarning,
+            stacklevel=2,
+        )
+    bounds = Bounds(min(bounds.least, max(1, len(chosen))), bounds.most)
+    if len(chosen) < 2 or bounds.most == 1:
+        heard = chosen if len(chosen) else embeddings[usable]
+        mean = heard.mean(0, keepdims=True) if len(heard) else np.zeros((1, embeddings.shape[2]))
+        return Clusters(np.where(talking, 0, NOBODY), mean.astype(np.float64))
+    if isinstance(method, VBxOptions):
+        if plda is None or len(plda.mean1) != embeddings.shape[2]:
+            raise OptionError(
+                "plda is None or not for these embeddings: VBx needs the one trained on them; AHC needs none"
+            )
+        centroids, constrained = _by_vbx(chosen, method, bounds, plda)
+    else:
+        centroids, constrained = _by_ahc(chosen, method, bounds), False
+    labels = assign(embeddings, talking, centroids, constrained=constrained)
+    labels[~talking] = NOBODY
+    if bounds.least > 1:
+        labels = _all_present(labels, embeddings, usable, centroids)
+    return Clusters(labels, centroids)
+
+
+def clear(active: np.ndarray, ratio: float) -> np.ndarray:
+    """Which speakers talk alone for at least ``ratio`` of their window: (C, F, S) bool → (C, S) bool."""
+    alone = (active & (active.sum(2, keepdims=True) == 1)).sum(1)
+    return alone >= ratio * active.shape[1]
+
+
+def linked(embeddings: np.ndarray, threshold: float, max_linked: int) -> np.ndarray:
+    """Centroid linkage of unit embeddings cut at a distance: (n, D) → (n,) labels from 0 on."""
+    unit = unit_rows(embeddings)
+    some = _thinned(len(unit), max_linked)
+    labels = fcluster(linkage(unit[some], method="centroid"), threshold, criterion="distance")
+    return _spread(unit, some, np.unique(labels, return_inverse=True)[1])
+
+
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
+    """Rows of length 1, in the type they came in."""
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def _thinned(n: int, most: int) -> np.ndarray:
+    """At most ``most`` of ``n`` indices, evenly spread."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
+
+
+def _spread(unit: np.ndarray, some: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Labels of all rows from those of some: the others join the nearest cluster."""
+    if len(some) == len(unit):
+        return labels
+    every = cdist(unit, means(unit[some], labels), "cosine").argmin(1)
+    every[some] = labels
+    return every
+
+
+def means(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The mean row of each label from 0 to K - 1, (K, D) float64; every label must occur."""
+    return np.stack([rows[labels == k].mean(0) for k in range(int(labels.max()) + 1)]).astype(np.float64)
+
+
+def _by_vbx(chosen: np.ndarray, options: VBxOptions, bounds: Bounds, plda: PLDA) -> tuple[np.ndarray, bool]:
+    """Centroids by VBx, and whether a cluster may be given only once a window."""
+    start = linked(chosen, options.threshold, options.max_linked)
+    gamma, priors, _ = vbx(
+        plda.project(chosen),
+        plda.psi,
+        start,
+        fa=options.fa,
+        fb=options.fb,
+        smoothing=options.smoothing,
+        max_iterations=options.max_iterations,
+        tolerance=options.tolerance,
+    )
+    weights = gamma[:, priors > options.min_prior]
+    found = weights.shape[1]
+    wanted = int(min(max(found, bounds.least), bounds.most))
+    if found == wanted:
+        return weights.T @ chosen / weights.sum(0)[:, None], True
+    return means(chosen, kmeans(unit_rows(chosen), wanted)), False
+
+
+def _by_ahc(chosen: np.ndarray, options: AHCOptions, bounds: Bounds) -> np.ndarray:
+    """Centroids by agglomerative clustering, k-means where no cut gives a number within bounds."""
+    unit = unit_rows(chosen)
+    some = _thinned(len(unit), options.max_linked)
+    size = min(options.min_cluster_size, max(1, round(0.1 * len(some))))
+    tree = linkage(unit[some], method="centroid")
+    raw = fcluster(tree, options.threshold, criterion="distance")
+    found = int((np.bincount(raw) >= size).sum())
+    wanted = int(min(max(found, bounds.least), bounds.most))
+    if found != wanted:
+        step = cut_for(tree, wanted, size, options.threshold)
+        if step is None:
+            return means(chosen, kmeans(unit, wanted))
+        steps = tree.copy()
+        steps[:, 2] = np.arange(len(tree))  # cut after so many mergers instead of at a distance
+        raw = fcluster(steps, step, criterion="distance")
+    return means(chosen, _spread(unit, some, absorbed(unit[some], raw, size)))
+
+
+def cut_for(tree: np.ndarray, wanted: int, size: int, threshold: float) -> int | None:
+    """The merger after which a tree has ``wanted`` clusters of ``size`` or more, nearest to ``threshold``."""
+    n = len(tree) + 1
+    large = np.concatenate([np.full(n, size <= 1), tree[:, 3] >= size]).astype(np.int64)
+    parts = tree[:, :2].astype(np.int64)
+    counts = large[:n].sum() + np.cumsum(large[n:] - large[parts].sum(1))
+    order = np.argsort(np.abs(tree[:, 2] - threshold), kind="stable")
+    fitting = order[(tree[order, 3] >= size) & (counts[order] == wanted)]
+    return int(fitting[0]) if len(fitting) else None
+
+
+def absorbed(unit: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
+    """Let clusters below ``size`` join the nearest larger one: (n,) labels from 0 on, without gaps."""
+    _, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    large = counts >= size
+    if not large.any():
+        return np.zeros_like(labels)
+    centres = means(unit, labels)
+    target = np.arange(len(counts))
+    if not large.all():
+        nearest = cdist(centres[large], centres[~large], "cosine").argmin(0)
+        target[~large] = np.flatnonzero(large)[nearest]
+    return np.unique(target[labels], return_inverse=True)[1]
+
+
+def assign(
+    embeddings: np.ndarray, talking: np.ndarray, centroids: np.ndarray, *, constrained: bool
+) -> np.ndarray:
+    """Give each window's speakers the cluster with the most similar centroid (cosine).
+
+    Args:
+        embeddings: (C, S, D); NaN counts as least similar.
+        talking: (C, S) bool.
+        centroids: (K, D).
+        constrained: a cluster at most once a window, the best sum over the window's speakers; those in
+            surplus get ``NOBODY``, and those who are silent come last.
+
+    Returns:
+        (C, S) int64.
+    """
+    windows, speakers, _ = embeddings.shape
+    rows = embeddings.reshape(windows * speakers, -1)
+    similar = 2 - cdist(rows, centroids, "cosine").reshape(windows, speakers, -1)
+    heard = similar[talking]
+    floor = float(np.nanmin(heard)) if np.isfinite(heard).any() else 0.0
+    if not constrained:
+        return np.argmax(np.nan_to_num(similar, nan=floor), axis=2)
+    similar = np.where(talking[:, :, None], np.nan_to_num(similar, nan=floor), floor - 1)
+    labels = np.full((windows, speakers), NOBODY)
+    for window, gain in enumerate(similar):
+        who, where = linear_sum_assignment(gain, maximize=True)
+        labels[window, who] = where
+    return labels
+
+
+def _all_present(
+    labels: np.ndarray, embeddings: np.ndarray, usable: np.ndarray, centroids: np.ndarray
+) -> np.ndarray:
+    """Give each cluster that nobody got the most similar embedding of a cluster that can spare one."""
+    count = len(centroids)
+    sizes = np.bincount(labels[usable & (labels >= 0)], minlength=count)
+    if sizes.all():
+        return labels
+    labels = labels.copy()
+    places = np.argwhere(usable)
+    distances = cdist(embeddings[usable], centroids, "cosine")
+    for missing in np.flatnonzero(sizes == 0):
+        own = labels[usable]
+        spare = (own < 0) | (sizes[own] > 1)
+        if not spare.any():
+            break
+        best = int(np.where(spare, distances[:, missing], np.inf).argmin())
+        if own[best] >= 0:
+            sizes[own[best]] -= 1
+        labels[tuple(places[best])] = missing
+        sizes[missing] = 1
+    return labels
+
+
+def kmeans(rows: np.ndarray, count: int, *, restarts: int = 3, seed: int = 42) -> np.ndarray:
+    """Seeded k-means (greedy k-means++, Lloyd), drawn as scikit-learn draws: (n, D) → (n,) labels.
+
+    Every label from 0 to ``count`` - 1 occurs; ``rows`` must be at least as many.
+    """
+    random = np.random.RandomState(seed)  # the generator that scikit-learn uses, for equal starts
+    rows = rows - rows.mean(0)
+    best: tuple[float, np.ndarray] | None = None
+    for _ in range(restarts):
+        labels, inertia = _lloyd(rows, _seeds(rows, count, random))
+        if best is None or inertia < best[0]:
+            best = inertia, labels
+    assert best is not None
+    return best[1]
+
+
+def _seeds(rows: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
+    """First centres: each the best of a few drawn with the chance of their squared distance."""
+    n = len(rows)
+    chosen = [int(random.choice(n, p=np.full(n, 1 / n)))]
+    nearest = cdist(rows[chosen], rows, "sqeuclidean")[0]
+    for _ in range(1, count):
+        drawn = random.uniform(size=2 + int(math.log(count))) * nearest.sum()
+        candidates = np.minimum(np.searchsorted(np.cumsum(nearest), drawn), n - 1)
+        then = np.minimum(nearest, cdist(rows[candidates], rows, "sqeuclidean"))
+        winner = int(then.sum(1).argmin())
+        chosen.append(int(candidates[winner]))
+        nearest = then[winner]
+    return rows[chosen]
+
+
+def _lloyd(rows: np.ndarray, centres: np.ndarray, max_iterations: int = 300) -> tuple[np.ndarray, float]:
+    """Labels once they no longer change, and the sum of squared distances."""
+    labels = np.full(len(rows), -1)
+    distances = np.zeros((len(rows), len(centres)))
+    for _ in range(max_iterations):
+        distances = cdist(rows, centres, "sqeuclidean")
+        now = _filled(distances)
+        if np.array_equal(now, labels):
+            break
+        labels = now
+        centres = means(rows, labels)
+    return labels, float(distances[np.arange(len(rows)), labels].sum())
+
+
+def _filled(distances: np.ndarray) -> np.ndarray:
+    """Nearest centres; one that would have no row takes the row farthest from its own."""
+    labels = distances.argmin(1)
+    own = distances.min(1)
+    for empty in np.flatnonzero(np.bincount(labels, minlength=distances.shape[1]) == 0):
+        sizes = np.bincount(labels, minlength=distances.shape[1])
+        taken = int(np.where(sizes[labels] > 1, own, -1.0).argmax())
+        labels[taken], own[taken] = empty, 0.0
+    return labels

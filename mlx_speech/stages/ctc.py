@@ -1,0 +1,223 @@
+"""The likeliest placement of known tokens in a recording, from a CTC model's frame probabilities.
+
+T frames, N tokens, V symbols. Two rules:
+
+- :func:`viterbi`, what CTC means: a token fills one or more frames, blanks may stand between tokens and must
+  stand between two equal ones. Exact, in one pass over the frames with vector arithmetic over the tokens.
+  Scores are kept only every ``_BLOCK`` frames; the path is found from the end backwards by computing each
+  block again, for the few tokens that it can hold. So memory is 8·T·N/_BLOCK bytes and some megabytes, and
+  time is proportional to T·N.
+- :func:`blank_stay`, the rule of torchaudio's old tutorial and of WhisperX: a token is said in one frame, and
+  every further frame costs a blank. For comparison; it needs 4·(T+1)·(N+1) bytes.
+
+Original of the second: https://github.com/m-bain/whisperX/blob/v3.8.6/whisperx/alignment.py (BSD-2-Clause).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_BLOCK = 2048  # frames between kept scores
+_GATHER = 1 << 22  # emissions gathered at a time
+_FLOOR = -1e4  # log-probabilities are cut here, so that sums stay finite
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Where each of N tokens stands: frames ``starts`` ≤ t < ``ends`` (N,) int, in order, none empty.
+
+    ``scores`` (N,) float is the mean probability along those frames, ``along`` (T,) float32 the path's
+    log-probability in every frame of the recording.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    scores: np.ndarray
+    along: np.ndarray
+
+
+def frames_needed(tokens: Sequence[int] | np.ndarray) -> int:
+    """The fewest frames that CTC can place the tokens in: one each, and a blank between equal neighbours."""
+    tokens = np.asarray(tokens)
+    return len(tokens) + int(np.sum(tokens[1:] == tokens[:-1]))
+
+
+def viterbi(log_probs: np.ndarray, tokens: Sequence[int] | np.ndarray, blank: int = 0) -> Path | None:
+    """The likeliest CTC path.
+
+    Args:
+        log_probs: (T, V) natural logarithms.
+        tokens: N columns of ``log_probs``, none of them the blank.
+        blank: the blank's column.
+
+    Returns:
+        The path, or ``None`` where the frames are too few (:func:`frames_needed`).
+    """
+    wanted = np.asarray(tokens, np.intp)
+    if not len(wanted) or len(log_probs) < frames_needed(wanted):
+        return None
+    trellis = _Trellis(log_probs, wanted, blank)
+    states = trellis.states()
+    symbols = np.where(states < 0, blank, wanted[states])
+    return _path(states, log_probs[np.arange(len(symbols)), symbols])
+
+
+class _Trellis:
+    """Scores of being, after t frames, on token n (``on``) or in the blank behind it (``after``).
+
+    Both have N + 1 entries: the first stands for the start, before any token. All scores are relative to a
+    path of blanks, so a blank costs nothing.
+    """
+
+    def __init__(self, log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> None:
+        scores = np.maximum(log_probs, np.float32(_FLOOR), dtype=np.float32)
+        self.relative = scores - scores[:, blank : blank + 1]
+        self.tokens = tokens
+        # stepping from a token straight to an equal one is forbidden
+        self.repeat = np.zeros(len(tokens), np.float32)
+        self.repeat[1:][tokens[1:] == tokens[:-1]] = -np.inf
+
+    def states(self) -> np.ndarray:
+        """The best path: for each frame its token's number, or -1 for a blank."""
+        frames, count = len(self.relative), len(self.tokens)
+        on = np.full(count + 1, -np.inf, np.float32)
+        after = on.copy()
+        after[0] = 0.0
+        kept = []
+        for first in range(0, frames, _BLOCK):
+            kept.append((on.copy(), after.copy()))
+            if first + _BLOCK < frames:
+                for _ in self._steps(on, after, first, first + _BLOCK, 0, count):
+                    pass
+                top = max(on.max(), after.max())  # keeps float32 sums of many frames small
+                on -= top
+                after -= top
+        out = np.empty(frames, np.int64)
+        token, blank = count, False
+        for number in reversed(range(len(kept))):
+            first, last = number * _BLOCK, min((number + 1) * _BLOCK, frames)
+            low = max(0, token - (last - first) - 1)
+            on, after = (x[low : token + 1].copy() for x in kept[number])
+            rows = self._rows(on, after, first, last, low, token)
+            if last == frames:
+                blank = bool(rows[1][-1, -1] > rows[0][-1, -1])
+            token, blank = self._trace(rows, out, first, last, low, token, blank)
+        return out
+
+    def _emissions(self, first: int, last: int, low: int, high: int) -> Iterator[np.ndarray]:
+        """Each frame's scores (high - low,) of the tokens low ≤ n < high."""
+        tokens = self.tokens[low:high]
+        step = max(1, _GATHER // max(len(tokens), 1))
+        for at in range(first, last, step):
+            yield from self.relative[at : min(at + step, last)][:, tokens]
+
+    def _steps(
+        self, on: np.ndarray, after: np.ndarray, first: int, last: int, low: int, high: int
+    ) -> Iterator[None]:
+        """Carry the scores, in place, over the frames; one turn a frame."""
+        repeat = self.repeat[low:high]
+        entered, stepped = np.empty_like(repeat), np.empty_like(repeat)
+        for emission in self._emissions(first, last, low, high):
+            np.maximum(on[1:], after[:-1], out=entered)
+            np.add(on[:-1], repeat, out=stepped)
+            np.maximum(entered, stepped, out=entered)
+            np.maximum(after, on, out=after)
+            np.add(entered, emission, out=on[1:])
+            on[0] = -np.inf
+            yield
+
+    def _rows(
+        self, on: np.ndarray, after: np.ndarray, first: int, last: int, low: int, high: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The scores after each frame, from before the first on: two (last - first + 1, high - low + 1)."""
+        rows = np.empty((2, last - first + 1, len(on)), np.float32)
+        rows[:, 0] = on, after
+        for n, _ in enumerate(self._steps(on, after, first, last, low, high), 1):
+            rows[0, n], rows[1, n] = on, after
+        return rows[0], rows[1]
+
+    def _trace(
+        self,
+        rows: tuple[np.ndarray, np.ndarray],
+        out: np.ndarray,
+        first: int,
+        last: int,
+        low: int,
+        token: int,
+        blank: bool,
+    ) -> tuple[int, bool]:
+        """Walk back from the state after the last frame to the one before the first; tokens count from 1."""
+        on, after = rows
+        for t in range(last - 1, first - 1, -1):
+            n, row = token - low, t - first
+            out[t] = -1 if blank else token - 1
+            if blank:
+                blank = not on[row, n] > after[row, n]
+                continue
+            stay, enter = on[row, n], after[row, n - 1]
+            step = on[row, n - 1] + self.repeat[token - 1]
+            if step > stay and step >= enter:
+                token -= 1
+            elif enter > stay:
+                token, blank = token - 1, True
+        return token, blank
+
+
+def _path(states: np.ndarray, along: np.ndarray) -> Path:
+    frames = np.flatnonzero(states >= 0)
+    _, first, counts = np.unique(states[frames], return_index=True, return_counts=True)
+    sums = np.add.reduceat(np.exp(along[frames], dtype=np.float64), first)
+    starts = frames[first]
+    return Path(starts, starts + counts, np.minimum(sums / counts, 1.0), along)
+
+
+def blank_stay(log_probs: np.ndarray, tokens: Sequence[int] | np.ndarray, blank: int = 0) -> Path | None:
+    """The path of the tutorial trellis, as WhisperX 3.8.6 finds it.
+
+    Args:
+        log_probs: (T, V) natural logarithms.
+        tokens: N columns of ``log_probs``.
+        blank: the blank's column.
+
+    Returns:
+        The path, whose tokens last until the next one begins (a token's score includes its blanks), or
+        ``None`` where there is none. The last token ends where the path scored best, not at the last frame.
+    """
+    wanted = np.asarray(tokens, np.intp)
+    frames, count = len(log_probs), len(wanted)
+    if not count or frames < count:
+        return None
+    scores = np.asarray(log_probs, np.float32)
+    trellis = np.empty((frames + 1, count + 1), np.float32)
+    trellis[0] = -np.inf
+    trellis[1:, 0] = np.cumsum(scores[:, blank])
+    trellis[0, 0] = 0.0
+    trellis[-count:, 0] = np.inf
+    for t in range(frames):
+        stay = trellis[t, 1:] + scores[t, blank]
+        np.maximum(stay, trellis[t, :-1] + scores[t, wanted], out=trellis[t + 1, 1:])
+    return _trace_blank_stay(trellis, scores, wanted, blank)
+
+
+def _trace_blank_stay(trellis: np.ndarray, scores: np.ndarray, tokens: np.ndarray, blank: int) -> Path | None:
+    n = len(tokens)
+    last = int(np.argmax(trellis[:, n]))
+    starts = np.empty(n, np.int64)
+    for t in range(last - 1, -1, -1):
+        stayed = trellis[t, n] + scores[t, blank]
+        changed = trellis[t, n - 1] + scores[t, tokens[n - 1]]
+        if changed > stayed:
+            n -= 1
+            starts[n] = t
+            if n == 0:
+                break
+    if n:
+        return None
+    ends = np.append(starts[1:], last)
+    along = scores[:, blank].copy()
+    along[starts] = scores[starts, tokens]
+    sums = np.add.reduceat(np.exp(along[:last], dtype=np.float64), starts)
+    return Path(starts, ends, np.minimum(sums / (ends - starts), 1.0), along)

@@ -1,0 +1,150 @@
+"""Voices: an embedding of each speaker of each window, and of a whole recording.
+
+Masks: ``get_embeddings`` of pyannote.audio, MIT, Copyright (c) 2021- CNRS,
+https://github.com/pyannote/pyannote-audio/blob/4.0.7/src/pyannote/audio/pipelines/speaker_diarization.py
+
+C windows, F frames a window, S speakers a window, D dimensions, U frames of the trunk (80 ms).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_speech.audio import SAMPLE_RATE
+from mlx_speech.features import FBANK_HOP, FBANK_WINDOW, kaldi_fbank
+from mlx_speech.models.wespeaker import WeSpeaker
+from mlx_speech.stages.segmentation import Segmentation, cut
+
+_SHRINK = 8  # fbank frames a trunk frame
+_CONTEXT = 14  # trunk frames: half of what one of them hears, so that blocks do not show
+_BLOCK = 30.0  # seconds of audio in the trunk at once: bounds memory
+_PIECE = 30.0  # seconds: the longest audio embedded as one
+
+
+def embed_windows(
+    model: WeSpeaker,
+    samples: np.ndarray,
+    segmentation: Segmentation,
+    *,
+    exclude_overlap: bool = True,
+    shared_trunk: bool = False,
+    batch_size: int = 4,
+    progress: Callable[[float], None] | None = None,
+) -> np.ndarray:
+    """An embedding of each speaker of each window, (C, S, D) float32; NaN where one is silent.
+
+    Args:
+        model: with its weights.
+        samples: (T,) float32 at 16 kHz.
+        segmentation: of these samples.
+        exclude_overlap: hear speakers where they talk alone, if that is long enough.
+        shared_trunk: run the trunk over the recording once; windows share its frames, which then know what
+            lies beyond a window's ends and the mean of the ten seconds around them, not of the window.
+        batch_size: windows computed together without ``shared_trunk``.
+        progress: told the seconds done.
+    """
+    active = segmentation.active
+    masks = speaker_masks(active, segmentation.grid.window, exclude_overlap=exclude_overlap)
+    windows, _, speakers = active.shape
+    found = np.full((windows, speakers, model.config.embedding), np.nan, np.float32)
+    grid, duration = segmentation.grid, len(samples) / SAMPLE_RATE
+    embed = _shared if shared_trunk else _each
+    for rows, voices in embed(model, samples, segmentation, masks, batch_size):
+        found[rows] = voices
+        if progress:
+            progress(min(float(rows[-1]) * grid.step + grid.window, duration))
+    found[~active.any(1)] = np.nan
+    return found
+
+
+def speaker_masks(active: np.ndarray, window: float, *, exclude_overlap: bool) -> np.ndarray:
+    """Which frames each speaker is heard in: (C, F, S) bool → (C, S, F) float32.
+
+    Those where they talk alone, if they are more than the fewest samples with an embedding take; otherwise
+    all in which they talk.
+    """
+    masks = active
+    if exclude_overlap:
+        alone = active & (active.sum(2, keepdims=True) < 2)
+        fewest = math.ceil(active.shape[1] * FBANK_WINDOW / (window * SAMPLE_RATE))
+        masks = np.where((alone.sum(1) > fewest)[:, None], alone, active)
+    return masks.transpose(0, 2, 1).astype(np.float32)
+
+
+_Voices = tuple[np.ndarray, np.ndarray]
+
+
+def _each(
+    model: WeSpeaker, samples: np.ndarray, segmentation: Segmentation, masks: np.ndarray, batch_size: int
+) -> Iterator[_Voices]:
+    """The trunk once a window; windows in which nobody talks are left out."""
+    talking = np.flatnonzero(masks.any((1, 2)))
+    for at in range(0, len(talking), batch_size):
+        rows = talking[at : at + batch_size]
+        audio = np.concatenate([cut(samples, segmentation.grid, row, row + 1) for row in rows])
+        yield rows, np.array(model.embed(mx.array(audio), mx.array(masks[rows])))
+
+
+def _shared(
+    model: WeSpeaker, samples: np.ndarray, segmentation: Segmentation, masks: np.ndarray, batch_size: int
+) -> Iterator[_Voices]:
+    """The trunk once over each block of audio, pooled under the masks of all windows that begin in it."""
+    grid = segmentation.grid
+    size = model.config.num_frames(round(grid.window * SAMPLE_RATE))
+    total = model.config.num_frames(len(samples))
+    if not total:
+        return
+    scale = SAMPLE_RATE / (_SHRINK * FBANK_HOP)
+    firsts = np.rint(np.arange(len(masks)) * grid.step * scale).astype(np.int64)
+    group = max(1, int(_BLOCK / grid.step))
+    held, base = mx.zeros((0, model.config.num_features)), 0
+    for at in range(0, len(masks), group):
+        rows = np.arange(at, min(at + group, len(masks)))
+        if not masks[rows].any():
+            continue
+        begin, end = int(firsts[rows[0]]), min(int(firsts[rows[-1]]) + size, total)
+        have = base + held.shape[0]
+        new = trunk_frames(model, samples, max(begin, have), end)
+        held = mx.concatenate([held[begin - base :], new]) if have > begin else new
+        base = begin
+        index = np.minimum(firsts[rows, None] - base + np.arange(size), held.shape[0] - 1)
+        yield rows, np.array(model.pool(held[mx.array(index)], mx.array(masks[rows])))
+
+
+def trunk_frames(model: WeSpeaker, samples: np.ndarray, first: int, last: int) -> mx.array:
+    """Frames ``first`` to ``last`` (excluded) of the trunk over a whole recording: (last - first, C) float32.
+
+    Mean subtraction is over the ten seconds around each frame.
+    """
+    if first >= last:
+        return mx.zeros((0, model.config.num_features))
+    begin = max(0, first - _CONTEXT) * _SHRINK
+    end = (last + _CONTEXT) * _SHRINK
+    reach = round(5 * SAMPLE_RATE / FBANK_HOP)
+    wide = max(0, begin - reach)
+    heard = samples[wide * FBANK_HOP : (end + reach - 1) * FBANK_HOP + FBANK_WINDOW]
+    energies = np.array(kaldi_fbank(mx.array(heard), model.config.n_mels))
+    sums = np.cumsum(np.pad(energies, ((1, 0), (0, 0))), axis=0, dtype=np.float64)
+    at = np.arange(begin - wide, min(end - wide, len(energies)))
+    low, high = np.maximum(at - reach, 0), np.minimum(at + reach, len(energies))
+    centred = energies[at] - (sums[high] - sums[low]) / (high - low)[:, None]
+    frames = model.trunk(mx.array(centred[None].astype(np.float32)))[0]
+    skipped = first - begin // _SHRINK
+    return frames[skipped : skipped + last - first]
+
+
+def embed_recording(model: WeSpeaker, samples: np.ndarray) -> np.ndarray:
+    """The voice of a recording of one speaker, (D,) float32.
+
+    Longer ones are embedded in equal pieces of at most 30 s, and averaged.
+
+    Raises:
+        AudioError: the recording is too short.
+    """
+    pieces = max(1, math.ceil(len(samples) / (_PIECE * SAMPLE_RATE)))
+    parts = np.array_split(samples, pieces)
+    return np.mean([np.array(model.embed(mx.array(p[None]))[0, 0]) for p in parts], axis=0)

@@ -1,0 +1,142 @@
+"""Speed and memory of diarization beside pyannote.audio, each system and length in a process of its own.
+
+    python parity/bench_diarize.py                # everything; writes parity/BENCH_DIARIZE.md
+    python parity/bench_diarize.py one fast 600   # one line of JSON
+
+The recording is a session of real voices, repeated until it is long enough. pyannote.audio runs as it comes,
+with the weights bundled here. Wall time counts on a quiet machine only; CPU time is that of all threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data"))
+SESSION = "audio/sim_librispeech/sim0_2spk.flac"
+RATE = 16000
+THEIRS = "pyannote.audio"
+# system: seconds of audio
+LENGTHS: dict[str, tuple[int, ...]] = {
+    THEIRS: (60,),
+    "community-1": (60, 600),
+    "3.1": (60,),
+    "fast": (60, 600, 3600),
+}
+
+
+def recording(seconds: int) -> np.ndarray:
+    """(T,) float32."""
+    from mlx_speech.audio import load_audio
+
+    audio = load_audio(DATA / SESSION)
+    return np.tile(audio, -(-seconds * RATE // len(audio)))[: seconds * RATE]
+
+
+def measure(system: str, seconds: int) -> dict[str, Any]:
+    """Time of the stages and in all without loading, and the most memory that the process held."""
+    warnings.filterwarnings("ignore")
+    audio = recording(seconds)
+    stages: dict[str, float] = {}
+    begun, used = 0.0, 0.0
+
+    def reached(stage: str) -> None:
+        stages[stage] = perf_counter() - begun
+
+    diarize = _theirs(audio, reached) if system == THEIRS else _ours(system, audio, reached)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun, used = perf_counter(), process_time()
+    speakers = diarize()
+    return {
+        "system": system,
+        "seconds": seconds,
+        "wall": perf_counter() - begun,
+        "cpu": process_time() - used,
+        "segmentation": stages["segmentation"],
+        "embedding": stages["embedding"] - stages["segmentation"],
+        "rest": perf_counter() - begun - stages["embedding"],
+        "speakers": speakers,
+        "loaded_mb": held / 1024,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _ours(system: str, audio: np.ndarray, reached: Any) -> Any:
+    import mlx_speech
+
+    diarizer = mlx_speech.Diarizer.load()
+    names = {"segment": "segmentation", "embed": "embedding"}
+
+    def progress(stage: str, done: float, total: float) -> None:
+        reached(names[stage])
+
+    return lambda: len(diarizer.diarize(audio, system, progress=progress).speakers)
+
+
+def _theirs(audio: np.ndarray, reached: Any) -> Any:
+    import torch
+    from parity_diarize import their_pipeline
+
+    pipeline = their_pipeline("community-1")
+    file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": RATE, "uri": "bench"}
+    names = {"segmentation": "segmentation", "embeddings": "embedding"}
+
+    def hook(step: str, value: Any, **more: Any) -> None:
+        if step in names and "total" not in more:
+            reached(names[step])
+
+    return lambda: len(pipeline(file, hook=hook).speaker_diarization.labels())
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """All measurements in Markdown, with the ratio to pyannote.audio at the same length."""
+    theirs = {f["seconds"]: f for f in found if f["system"] == THEIRS}
+    lines = [
+        "| system | audio | wall | × real time | CPU time | × pyannote.audio (wall, CPU) | segmentation | "
+        "embedding | rest | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for f in found:
+        base = theirs.get(f["seconds"])
+        ratio = f"{base['wall'] / f['wall']:.1f}, {base['cpu'] / f['cpu']:.1f}" if base else ""
+        lines.append(
+            f"| {f['system']} | {f['seconds']} s | {f['wall']:.1f} s | {f['seconds'] / f['wall']:.2f} | "
+            f"{f['cpu']:.0f} s | {ratio} | {f['segmentation']:.1f} s | {f['embedding']:.1f} s | "
+            f"{f['rest']:.2f} s | {f['peak_mb']:.0f} MB ({f['loaded_mb']:.0f} before) |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """Measure one, or all and write the report."""
+    if arguments[:1] == ["one"]:
+        print(json.dumps(measure(arguments[1], int(arguments[2]))))
+        return
+    found = []
+    for system, lengths in LENGTHS.items():
+        for seconds in lengths:
+            command = [sys.executable, __file__, "one", system, str(seconds)]
+            run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "parity")
+            found.append(json.loads(run.stdout.splitlines()[-1]))
+            print(found[-1], flush=True)
+    text = (
+        "# Speed of diarization\n\n"
+        f"Written by `python parity/bench_diarize.py`; {os.cpu_count()} CPU cores, models loaded before.\n\n"
+        f"{table(found)}\n"
+    )
+    (ROOT / "parity/BENCH_DIARIZE.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
