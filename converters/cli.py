@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from mlx_speech import hub, runtime, weights
-from mlx_speech.cli import Dtype, out, run
+from mlx_speech.cli.console import out, run
+from mlx_speech.cli.options import Dtype
 from mlx_speech.converters._read import Tensors
 from mlx_speech.converters._table import families
 from mlx_speech.converters._write import check_target, convert_checkpoint

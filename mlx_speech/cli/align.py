@@ -1,0 +1,74 @@
+"""``mlx-speech align``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_speech.cli.console import app, clock, errors, out, progress
+from mlx_speech.cli.options import Dir, Formats, Quiet, parse_formats
+from mlx_speech.errors import OptionError
+from mlx_speech.pipeline import Aligner
+from mlx_speech.readers import read_transcript
+from mlx_speech.stages.align import UNCERTAIN, AlignOptions
+from mlx_speech.stages.languages import language_code
+from mlx_speech.writers import write
+
+
+@app.command("align")
+def align_command(
+    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="A recording in any format.")],
+    transcript: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRANSCRIPT", help="What is said in it: a text file, or an .srt or .vtt to time anew."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="'auto', or a wav2vec2 with a CTC head: an alias, hub:org/name."),
+    ] = "auto",
+    language: Annotated[
+        str | None, typer.Option("--language", "-l", help="The text's, code or name; English by default.")
+    ] = None,
+    output_dir: Dir = Path("."),
+    format: Formats = "json,srt,vtt",
+    sentences: Annotated[
+        bool, typer.Option("--sentences", help="Cut subtitles where sentences end.")
+    ] = False,
+    slack: Annotated[
+        float, typer.Option(help="Seconds by which a subtitle's words may be outside of it.")
+    ] = 1.0,
+    lag: Annotated[
+        float | None, typer.Option(help="Seconds that the model's times are late; by default as known.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Time the words of a known text: every word once, with how sure its time is.
+
+    Plain text is what the whole recording says: its lines and sentences become segments.
+    """  # fmt: skip
+    formats = parse_formats(format)
+    options = AlignOptions(sentences=sentences, slack=slack, lag=lag)
+    text = read_transcript(transcript)
+    aligner = Aligner.load(model)
+    code = language_code(language) if language else None
+    with progress(audio.name, quiet) as report:
+        found = aligner.align(audio, text, options, language=code, progress=report)
+    target = output_dir / audio.stem
+    if transcript.resolve() in {Path(f"{target}.{name}").resolve() for name in formats}:
+        raise OptionError(f"{transcript} would be overwritten: take another folder (--output-dir)")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name in formats:
+        write(found, Path(f"{target}.{name}"), name)
+    if not quiet:
+        for segment in found.segments:
+            out.print(f"[{clock(segment.start)} → {clock(segment.end)}] {segment.text}", markup=False)
+        doubtful = sum(w.uncertain for w in found.words)
+        errors.print(
+            f"{len(found.words)} words, {doubtful} uncertain (probability below {UNCERTAIN}, or no sound)\n"
+            f"wrote {target}.{{{','.join(formats)}}}",
+            markup=False,
+        )

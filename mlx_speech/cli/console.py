@@ -1,0 +1,91 @@
+"""The application object, its consoles and progress bars, and how errors are told."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+import mlx_speech
+from mlx_speech.errors import MLXSpeechError, OptionError
+from mlx_speech.pipeline import Progress
+
+app = typer.Typer(
+    help="Who said what, when: speech recognition in pure MLX.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+errors = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+
+_STAGES = {
+    "speech": "finding speech",
+    "transcribe": "transcribing",
+    "align": "aligning",
+    "segment": "finding turns",
+    "embed": "hearing voices",
+}
+FAILED = 1
+MISUSED = 2
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Who said what, when: speech recognition in pure MLX."""
+    if version:
+        out.print(mlx_speech.__version__)
+        raise typer.Exit
+
+
+@contextmanager
+def progress(name: str, quiet: bool) -> Iterator[Progress | None]:
+    """A bar on the error stream where that is a terminal."""
+    if quiet or not errors.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(name)
+
+        def report(stage: str, done: float, total: float) -> None:
+            bar.update(task, description=f"{name}: {_STAGES[stage]}", completed=done, total=total or 1.0)
+
+        yield report
+
+
+def complain(message: str) -> None:
+    """Print an error in one line."""
+    errors.print(Text.assemble(("error: ", "red"), message))
+
+
+def clock(seconds: float) -> str:
+    """``MM:SS.ss``, with the hours before it where there are any."""
+    minutes, rest = divmod(max(seconds, 0.0), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours:d}:{minutes:02d}:{rest:05.2f}" if hours else f"{minutes:02d}:{rest:05.2f}"
+
+
+def run(application: typer.Typer) -> None:
+    """Run a command; what this library raises on purpose is told in one line, not as a traceback."""
+    warnings.showwarning = _show_warning
+    try:
+        application()
+    except OptionError as error:
+        complain(str(error))
+        sys.exit(MISUSED)
+    except MLXSpeechError as error:
+        complain(str(error))
+        sys.exit(FAILED)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    errors.print(Text.assemble(("warning: ", "yellow"), str(message)))

@@ -1,0 +1,64 @@
+"""Options that several commands share, and what is read from their text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_speech.errors import OptionError
+from mlx_speech.writers import WRITERS
+
+
+class Dtype(str, Enum):
+    """What Whisper computes in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+Files = Annotated[
+    list[Path], typer.Argument(metavar="AUDIO…", help="Recordings in any audio or video format.")
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A Whisper: an alias ('mlx-speech models'), hub:org/name, or a folder."
+    ),
+]
+Dir = Annotated[Path, typer.Option("--output-dir", "-o", help="Where the results go.")]
+Formats = Annotated[str, typer.Option("--format", "-f", help=f"Comma-separated: {', '.join(WRITERS)}.")]
+Language = Annotated[
+    str | None,
+    typer.Option("--language", "-l", help="Spoken language, code or name; detected by default."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print neither text nor progress.")]
+
+
+def parse_formats(text: str, writers: Mapping[str, object] = WRITERS) -> list[str]:
+    """The formats of a comma-separated list.
+
+    Raises:
+        OptionError: it is empty or names a format that ``writers`` lacks.
+    """
+    names = list(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
+    unknown = [n for n in names if n not in writers]
+    if unknown or not names:
+        raise OptionError(f"--format {text!r}: choose from {', '.join(writers)}")
+    return names
+
+
+def targets_for(files: list[Path], folder: Path) -> dict[Path, Path]:
+    """Each file's output path without its ending; files of one name keep theirs, so none is overwritten."""
+    stems = Counter(f.stem for f in dict.fromkeys(files))
+    targets = {f: folder / (f.stem if stems[f.stem] == 1 else f.name) for f in files}
+    if len(set(targets.values())) < len(targets):
+        raise OptionError(
+            "several recordings share one file name: transcribe them into different folders (--output-dir)"
+        )
+    return targets

@@ -1,0 +1,168 @@
+"""``mlx-speech transcribe``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import typer
+
+from mlx_speech import (
+    DecodeOptions,
+    MLXSpeechError,
+    SpeechOptions,
+    TranscribeOptions,
+    Transcriber,
+    Transcript,
+)
+from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, progress
+from mlx_speech.cli.options import (
+    Dir,
+    Dtype,
+    Files,
+    Formats,
+    Language,
+    Model,
+    Quiet,
+    parse_formats,
+    targets_for,
+)
+from mlx_speech.errors import OptionError
+from mlx_speech.pipeline import DEFAULT_MODEL, DEFAULT_VAD, TRANSCRIBE_SPEECH
+from mlx_speech.stages.languages import language_code
+from mlx_speech.writers import write
+
+
+class Task(str, Enum):
+    """What to write: the words as said, or English."""
+
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
+AlignModel = Annotated[
+    str,
+    typer.Option(
+        "--align",
+        help="What times the words: 'auto' for the language's best aligner on this machine, else Whisper; "
+        "'none' for Whisper; or a wav2vec2's name.",
+    ),
+]
+_DECODING, _SPEECH = "Decoding", "Speech detection"
+
+
+@app.command()
+def transcribe(
+    files: Files,
+    model: Model = DEFAULT_MODEL,
+    output_dir: Dir = Path("."),
+    format: Formats = "txt,json,srt,vtt",
+    language: Language = None,
+    task: Annotated[Task, typer.Option(help="'translate' writes English.")] = Task.TRANSCRIBE,
+    words: Annotated[bool, typer.Option("--words/--no-words", help="Time each word.")] = True,
+    align: AlignModel = "auto",
+    batch_size: Annotated[int, typer.Option(help="Windows of 30 s decoded together.")] = 8,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="float32 on a CPU, float16 on a GPU by default.")
+    ] = None,
+    temperature: Annotated[
+        str, typer.Option(help="Tried in turn where decoding fails.", rich_help_panel=_DECODING)
+    ] = "0,0.2,0.4,0.6,0.8,1",
+    compression_ratio_threshold: Annotated[
+        float, typer.Option(help="Above it, text is taken for a loop.", rich_help_panel=_DECODING)
+    ] = 2.4,
+    logprob_threshold: Annotated[
+        float,
+        typer.Option(help="Below this mean log-probability, decoding has failed.", rich_help_panel=_DECODING),
+    ] = -1.0,
+    no_speech_threshold: Annotated[
+        float,
+        typer.Option(help="Above it, an unlikely text is taken for silence.", rich_help_panel=_DECODING),
+    ] = 0.6,
+    vad: Annotated[
+        str,
+        typer.Option(
+            help="The speech detector; 'pyannet' is the one of diarization.", rich_help_panel=_SPEECH
+        ),
+    ] = DEFAULT_VAD,
+    vad_threshold: Annotated[
+        float, typer.Option(help="Probability from which a moment is speech.", rich_help_panel=_SPEECH)
+    ] = TRANSCRIBE_SPEECH.threshold,
+    min_silence: Annotated[
+        float, typer.Option(help="Seconds of silence that end a stretch.", rich_help_panel=_SPEECH)
+    ] = TRANSCRIBE_SPEECH.min_silence_duration,
+    speech_pad: Annotated[
+        float, typer.Option(help="Seconds kept around a stretch.", rich_help_panel=_SPEECH)
+    ] = TRANSCRIBE_SPEECH.speech_pad,
+    quiet: Quiet = False,
+) -> None:
+    """Transcribe recordings: words with times, as text, JSON and subtitles.
+
+    A file that cannot be read is named at the end, and the others are done; the exit code is then 1.
+    """  # fmt: skip
+    formats = parse_formats(format)
+    options = TranscribeOptions(
+        language=language_code(language) if language else None,
+        words=words,
+        batch_size=batch_size,
+        decode=DecodeOptions(
+            task=task.value,
+            temperatures=_temperatures(temperature),
+            compression_ratio_threshold=compression_ratio_threshold,
+            logprob_threshold=logprob_threshold,
+            no_speech_threshold=no_speech_threshold,
+        ),
+    )
+    speech = SpeechOptions(threshold=vad_threshold, min_silence_duration=min_silence, speech_pad=speech_pad)
+    targets = targets_for(files, output_dir)
+    transcriber = Transcriber.load(
+        model, vad=vad, align=align if words else "none", dtype=dtype.value if dtype else None
+    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    failed: list[Path] = []
+    for file in files:
+        try:
+            transcript = _transcribe_one(transcriber, file, options, speech, quiet)
+            for name in formats:
+                write(transcript, Path(f"{targets[file]}.{name}"), name)
+        except MLXSpeechError as error:
+            complain(f"{file}: {error}")
+            failed.append(file)
+            continue
+        if not quiet:
+            errors.print(f"wrote {targets[file]}.{{{','.join(formats)}}}", markup=False)
+    if failed:
+        if len(files) > 1:
+            errors.print(f"{len(failed)} of {len(files)} failed: {', '.join(map(str, failed))}", markup=False)
+        raise typer.Exit(FAILED)
+
+
+def _transcribe_one(
+    transcriber: Transcriber, file: Path, options: TranscribeOptions, speech: SpeechOptions, quiet: bool
+) -> Transcript:
+    started = perf_counter()
+    with progress(file.name, quiet) as report:
+        transcript = transcriber.transcribe(file, options, speech=speech, progress=report)
+    if quiet:
+        return transcript
+    for segment in transcript.segments:
+        out.print(f"[{clock(segment.start)} → {clock(segment.end)}] {segment.text}", markup=False)
+    took = perf_counter() - started
+    speed = transcript.duration / took if took else 0.0
+    errors.print(
+        f"{file.name}: {clock(transcript.duration)} of audio, language {transcript.language or 'none'}, "
+        f"{len(transcript.segments)} segments, {took:.1f} s ({speed:.1f} × real time)",
+        markup=False,
+    )
+    return transcript
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(t) for t in text.split(","))
+    except ValueError as error:
+        raise OptionError(
+            f"--temperature {text!r}: give numbers separated by commas, such as 0,0.4,0.8"
+        ) from error
