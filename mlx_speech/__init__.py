@@ -32,7 +32,7 @@ from mlx_speech.stages.decode import DecodeOptions
 from mlx_speech.stages.diarize import DiarizeOptions
 from mlx_speech.stages.speech import SpeechOptions
 from mlx_speech.stages.transcribe import TranscribeOptions
-from mlx_speech.types import Character, Diarization, Segment, Span, Transcript, Turn, Word
+from mlx_speech.types import Character, Diarization, Finding, Segment, Span, Transcript, Turn, Word
 from mlx_speech.writers import render, write
 
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [
     "Diarization",
     "DiarizeOptions",
     "Diarizer",
+    "Finding",
     "MLXSpeechError",
     "ModelNotFoundError",
     "OptionError",

@@ -38,6 +38,8 @@ class Word:
     probability, 0 to 1, that the model gave to the word's tokens; an aligner's is a geometric mean that
     takes in half of the way to the next words. It marks a word ``uncertain`` whose probability is low or
     whose time is a guess; the ``characters``, where they were asked for, are the word's text when joined.
+    ``speaker`` is who says it (``None`` without diarization), ``speaker_confidence`` how sure that is, 0 to
+    1, and ``overlap_speakers`` are those who speak meanwhile.
     """
 
     text: str
@@ -46,6 +48,9 @@ class Word:
     probability: float
     characters: tuple[Character, ...] = ()
     uncertain: bool = False
+    speaker: str | None = None
+    speaker_confidence: float = 0.0
+    overlap_speakers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ class Segment:
     ``words`` is empty unless word times were asked for. ``avg_logprob`` is the mean log-probability of
     the decoded window's tokens, ``no_speech_prob`` the window's probability of holding no speech,
     ``compression_ratio`` the window text's gzip ratio (loops compress well), ``temperature`` the
-    sampling temperature that was accepted.
+    sampling temperature that was accepted. ``speaker`` says all of its words (``None`` without diarization).
     """
 
     start: float
@@ -68,6 +73,7 @@ class Segment:
     no_speech_prob: float = 0.0
     compression_ratio: float = 0.0
     temperature: float = 0.0
+    speaker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +113,39 @@ class Diarization:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a transcript that its reader should know, and where.
+
+    ``kind`` is one of ``"speech-without-words"``, ``"words-without-speech"``, ``"loop"`` and
+    ``"uncertain-alignment"``; ``message`` says it in a sentence.
+    """
+
+    kind: str
+    start: float
+    end: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """What one recording says: segments in time order, the spans they were looked for in, and their language.
 
     ``language`` is an ISO 639-1 code (``None`` where nothing was said), ``duration`` the recording's
-    length in seconds.
+    length in seconds. ``diarization`` is there if speakers were asked for; ``findings`` are what the audit
+    of the result noticed.
     """
 
     segments: tuple[Segment, ...]
     language: str | None
     duration: float
     speech: tuple[Span, ...] = ()
+    diarization: Diarization | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The speakers' names; none without diarization."""
+        return self.diarization.speakers if self.diarization else ()
 
     @property
     def text(self) -> str:
