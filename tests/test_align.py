@@ -414,7 +414,7 @@ def test_the_table_is_free_and_known():
 
 
 def test_a_missing_aligner_is_named(monkeypatch):
-    monkeypatch.setattr("mlx_speech.pipeline.default_aligner", lambda language: None)
+    monkeypatch.setattr("mlx_speech.pipeline.aligner.default_aligner", lambda language: None)
     audio = np.zeros(16000, np.float32)
     with pytest.raises(ModelNotFoundError, match=r"'de' is on this machine.*german"):
         Aligner.load().align(audio, "hallo", language="de")

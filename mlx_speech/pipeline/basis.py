@@ -1,0 +1,26 @@
+"""What the parts of the pipeline share: its inputs, its progress, and the kinds of its models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from mlx_speech.errors import OptionError
+
+AudioLike = str | os.PathLike[str] | Any
+"""A path, or (T,) floating-point samples at 16 kHz within [-1, 1]: a numpy or an MLX array."""
+
+Progress = Callable[[str, float, float], None]
+"""Told a stage's name, and the seconds done and to do in it."""
+
+
+def expect(model: Any, kind: type[Any], name: str) -> Any:
+    """A loaded model, if it is of the wanted kind.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if not isinstance(model, kind):
+        raise OptionError(f"{name!r} is a {type(model).__name__}, where a {kind.__name__} is wanted")
+    return model

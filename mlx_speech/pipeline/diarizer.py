@@ -1,0 +1,125 @@
+"""Who speaks when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mlx_speech.audio import as_audio
+from mlx_speech.hub import ASSETS
+from mlx_speech.loading import load
+from mlx_speech.models.pyannet import PyanNet
+from mlx_speech.models.wespeaker import WeSpeaker
+from mlx_speech.pipeline.basis import AudioLike, Progress, expect
+from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, diarize_samples, preset
+from mlx_speech.stages.embedding import embed_recording
+from mlx_speech.stages.vbx import PLDA
+from mlx_speech.types import Diarization
+
+DEFAULT_SEGMENTATION = "segmentation-3.0"
+DEFAULT_EMBEDDING = "wespeaker-resnet34-LM"
+
+
+@dataclass(frozen=True)
+class Diarizer:
+    """The models of a diarization, loaded once and used for many recordings.
+
+    One diarizer serves one thread at a time.
+    """
+
+    segmentation: PyanNet
+    embedding: WeSpeaker
+    plda: PLDA
+
+    @classmethod
+    def load(cls, segmentation: str = DEFAULT_SEGMENTATION, embedding: str = DEFAULT_EMBEDDING) -> Diarizer:
+        """Load the two networks by name, and the PLDA that belongs to the bundled embedding.
+
+        Args:
+            segmentation: any name :func:`mlx_speech.load` takes that leads to a PyanNet.
+            embedding: the same for a WeSpeaker.
+
+        Raises:
+            OptionError: a name leads to another kind of model.
+            ModelNotFoundError, CheckpointError: as :func:`mlx_speech.load`.
+        """
+        return cls(
+            expect(load(segmentation), PyanNet, segmentation),
+            expect(load(embedding), WeSpeaker, embedding),
+            PLDA.load(ASSETS / "plda"),
+        )
+
+    def diarize(
+        self,
+        audio: AudioLike,
+        options: DiarizeOptions | str = DEFAULT_PRESET,
+        *,
+        progress: Progress | None = None,
+    ) -> Diarization:
+        """Find out who speaks when.
+
+        Args:
+            audio: a path in any container, or (T,) samples at 16 kHz.
+            options: how, or the name of a preset.
+            progress: called as stages advance.
+
+        Returns:
+            Turns in seconds from the recording's start. Silence gives none.
+
+        Raises:
+            AudioError: the recording cannot be read.
+            OptionError: no preset has that name.
+        """
+        options = preset(options) if isinstance(options, str) else options
+        report = progress or (lambda stage, done, total: None)
+        samples = as_audio(audio)
+        return diarize_samples(self.segmentation, self.embedding, self.plda, samples, options, report)
+
+
+def diarize(
+    audio: AudioLike,
+    num_speakers: int | None = None,
+    *,
+    min_speakers: int | None = None,
+    max_speakers: int | None = None,
+    options: DiarizeOptions | str = DEFAULT_PRESET,
+    diarizer: Diarizer | None = None,
+    progress: Progress | None = None,
+) -> Diarization:
+    """Find out who speaks when; see :meth:`Diarizer.diarize`.
+
+    Args:
+        audio: a path in any container, or (T,) samples at 16 kHz.
+        num_speakers: how many speakers there are, where that is known.
+        min_speakers: the fewest there can be.
+        max_speakers: the most there can be.
+        options: everything else, or the name of a preset.
+        diarizer: models to use again and again.
+        progress: called as stages advance.
+    """
+    options = preset(options) if isinstance(options, str) else options
+    options = replace(
+        options,
+        num_speakers=options.num_speakers if num_speakers is None else num_speakers,
+        min_speakers=options.min_speakers if min_speakers is None else min_speakers,
+        max_speakers=options.max_speakers if max_speakers is None else max_speakers,
+    )
+    return (diarizer or Diarizer.load()).diarize(audio, options, progress=progress)
+
+
+def embed(audio: AudioLike, model: str | WeSpeaker = DEFAULT_EMBEDDING) -> np.ndarray:
+    """The voice of a recording in which one person speaks.
+
+    Args:
+        audio: a path in any container, or (T,) samples at 16 kHz.
+        model: a WeSpeaker's name, or a loaded one.
+
+    Returns:
+        (256,) float32. Voices are compared by the cosine of their embeddings.
+
+    Raises:
+        AudioError: the recording cannot be read, or is too short.
+    """
+    embedder = expect(load(model), WeSpeaker, model) if isinstance(model, str) else model
+    return embed_recording(embedder, as_audio(audio))
