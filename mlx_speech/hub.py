@@ -16,7 +16,7 @@ from mlx_speech.registry import Card, WheelSource, find_card, unknown_model
 
 CACHE_VARIABLE = "MLX_SPEECH_CACHE"
 ASSETS = Path(__file__).parent / "assets"
-# weights as safetensors only, and the small files beside them
+# weights as safetensors, and the small files beside them
 _PATTERNS = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -24,6 +24,8 @@ _PATTERNS = [
     "*.json",
     "merges.txt",
 ]
+# for older repositories that have no safetensors; nothing in it is run
+_PICKLE = "pytorch_model.bin"
 
 
 def locate(name: str) -> Path:
@@ -93,16 +95,21 @@ def fetch_cached(repo: str, revision: str | None = None) -> Path | None:
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         return None
     # an interrupted download leaves a folder without weights
-    return folder if any(folder.glob("*.safetensors")) else None
+    return folder if _has_weights(folder) else None
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or (folder / _PICKLE).is_file()
 
 
 def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
-    """Download a repository's safetensors and configuration into the Hub's own cache.
+    """Download a repository's weights and configuration into the Hub's own cache.
 
-    ``HF_HUB_OFFLINE`` and a cached copy are honoured.
+    Weights are safetensors, and where there are none a ``pytorch_model.bin``. ``HF_HUB_OFFLINE`` and a cached
+    copy are honoured.
 
     Raises:
-        ModelNotFoundError: no such repository or revision, no access, no network, or no safetensors in it.
+        ModelNotFoundError: no such repository or revision, no access, no network, or no weights in it.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -119,6 +126,8 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
         return cached
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
+        if not _has_weights(folder):
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[_PICKLE]))
     except GatedRepoError as error:
         raise ModelNotFoundError(
             f"{what} is gated: accept its terms on the Hub, then log in ('hf auth login')"
@@ -133,10 +142,10 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
             f"{what} is not on this machine and {reason}. Connect and try again{remedy}, "
             "or copy a checkpoint here and name its folder ('path:/folder')"
         ) from error
-    if not any(folder.glob("*.safetensors")):
+    if not _has_weights(folder):
         raise ModelNotFoundError(
-            f"{what} holds no safetensors: fetch it yourself, convert it with 'mlx-convert convert', "
-            "and name that folder"
+            f"{what} holds neither safetensors nor a {_PICKLE}: fetch it yourself, convert it with "
+            "'mlx-convert convert', and name that folder"
         )
     return folder
 

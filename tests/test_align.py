@@ -397,18 +397,21 @@ def test_transcripts_keep_what_they_know(mini):
 
 def test_auto_takes_the_best_that_is_here(monkeypatch):
     assert aligners.default_aligner("xx") is None
-    monkeypatch.setattr(aligners, "is_here", lambda name: name == "wav2vec2-mini-en")
-    assert aligners.default_aligner("en").name == "wav2vec2-mini-en"
+    monkeypatch.setattr(aligners, "is_here", lambda card: card.alias == "wav2vec2-mini-en")
+    assert aligners.default_aligner("en").alias == "wav2vec2-mini-en"
     assert aligners.default_aligner("de") is None
-    monkeypatch.setattr(aligners, "is_here", lambda name: True)
-    assert aligners.default_aligner("en").name == "wav2vec2-base-960h"
+    monkeypatch.setattr(aligners, "is_here", lambda card: True)
+    assert aligners.default_aligner("en").alias == "wav2vec2-base-960h"
 
 
 def test_the_table_is_free_and_known():
-    for choices in aligners.ALIGNERS.values():
+    for language, choices in aligners.ALIGNERS.items():
         for choice in choices:
-            assert choice.name.startswith("hub:") or choice.name in CARDS
-            assert "NC" not in choice.licence
+            card = CARDS[choice]
+            assert (card.family, card.languages) == ("wav2vec2", language)
+            assert "NC" not in card.licence
+    named = {name for choices in aligners.ALIGNERS.values() for name in choices}
+    assert named == {c.alias for c in CARDS.values() if c.task == "word alignment"}
     assert aligners.known_lag("wav2vec2-mini-en") == 0.04
     assert aligners.known_lag("path:/elsewhere") == 0
 
@@ -416,7 +419,7 @@ def test_the_table_is_free_and_known():
 def test_a_missing_aligner_is_named(monkeypatch):
     monkeypatch.setattr("mlx_speech.pipeline.aligner.default_aligner", lambda language: None)
     audio = np.zeros(16000, np.float32)
-    with pytest.raises(ModelNotFoundError, match=r"'de' is on this machine.*german"):
+    with pytest.raises(ModelNotFoundError, match=r"'de' is on this machine.*wav2vec2-xlsr-53-de"):
         Aligner.load().align(audio, "hallo", language="de")
     with pytest.raises(ModelNotFoundError, match="'tlh'"):
         Aligner.load().align(audio, [Segment(0, 1, "nuqneH", language="tlh")])

@@ -201,7 +201,7 @@ def test_what_the_hub_answers_is_told(monkeypatch, error, message):
         fetch("org/name")
 
 
-def test_only_safetensors_and_small_files_are_asked_for(monkeypatch, tmp_path):
+def test_safetensors_and_small_files_are_asked_for_and_a_pickle_last(monkeypatch, tmp_path):
     asked = []
 
     def answer(repo: str, *, local_files_only: bool = False, **given: object) -> str:
@@ -211,13 +211,23 @@ def test_only_safetensors_and_small_files_are_asked_for(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
-    with pytest.raises(ModelNotFoundError, match=r"org/name@v1 holds no safetensors.*mlx-convert"):
+    with pytest.raises(ModelNotFoundError, match=r"org/name@v1 holds neither safetensors.*mlx-convert"):
         fetch("org/name", "v1")
-    ((repo, given),) = asked
-    assert (repo, given["revision"]) == ("org/name", "v1")
-    assert not any(p.endswith((".bin", ".pt", "*")) for p in given["allow_patterns"])
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert [(repo, given["revision"]) for repo, given in asked] == [("org/name", "v1")] * 2
+    first, second = (given["allow_patterns"] for _, given in asked)
+    assert not any(p.endswith((".bin", ".pt", "*")) for p in first)
+    assert second == ["pytorch_model.bin"]
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
     assert fetch("org/name") == tmp_path
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    asked.clear()
+    assert fetch("org/name") == tmp_path
+    assert len(asked) == 1
+
+
+def test_an_older_repositorys_pickle_is_found_in_the_cache(cache):
+    folder = snapshot(cache, "org/older", "pytorch_model.bin", "config.json")
+    assert fetch_cached("org/older") == locate("hub:org/older") == folder
 
 
 # --- installed wheels -------------------------------------------------------------------------------------

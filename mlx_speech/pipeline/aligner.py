@@ -50,13 +50,13 @@ class Aligner:
         """The model for a language, loaded on first use; ``None`` where there is none on this machine."""
         key = language if self.name == "auto" else None
         if key not in self.listeners:
-            name, lag = self.name, known_lag(self.name)
+            name = self.name
             if name == "auto":
                 choice = default_aligner(language or "en")
                 if choice is None:
                     return None
-                name, lag = choice.name, choice.lag
-            self.listeners[key] = Listener(expect(load(name), Wav2Vec2ForCTC, name), lag)
+                name = choice.alias
+            self.listeners[key] = Listener(expect(load(name), Wav2Vec2ForCTC, name), known_lag(name))
         return self.listeners[key]
 
     def align(
@@ -115,7 +115,7 @@ class Aligner:
         found = self.listener(language)
         if found is None:
             choices = ALIGNERS.get(language or "", ())
-            hint = f"name {choices[0].name!r} to download it" if choices else "name a model"
+            hint = f"name {choices[0]!r} to download it" if choices else "name a model"
             raise ModelNotFoundError(
                 f"no aligner for the language {language!r} is on this machine: {hint}, "
                 "or any wav2vec2 with a CTC head ('hub:org/name', 'path:/folder')"
