@@ -25,6 +25,7 @@ class Family:
         read_config: from a foreign checkpoint's tensors, its folder and its layout to a configuration.
         companions: names of files that travel beside the weights where they exist.
         half: whether the family's numbers bear float16 on a GPU.
+        quantised: patterns of the modules that ``--quantize`` packs; none where the family gains nothing.
     """
 
     name: str
@@ -34,3 +35,4 @@ class Family:
     read_config: Callable[[Tensors, Path, Layout], Any]
     companions: tuple[str, ...] = ()
     half: bool = False
+    quantised: tuple[str, ...] = ()

@@ -7,7 +7,6 @@ and dtype known beforehand. Formats: safetensors (also sharded), PyTorch zip arc
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import math
@@ -39,6 +38,8 @@ _DTYPES: dict[str, tuple[str, mx.Dtype]] = {
     "I32": ("<i4", mx.int32),
     "I16": ("<i2", mx.int16),
     "I8": ("i1", mx.int8),
+    "U32": ("<u4", mx.uint32),
+    "U16": ("<u2", mx.uint16),
     "U8": ("u1", mx.uint8),
     "BOOL": ("u1", mx.bool_),
 }
@@ -89,6 +90,10 @@ class Tensors(Mapping[str, mx.array]):
 
     def __len__(self) -> int:
         return len(self.specs)
+
+    def outline(self) -> dict[str, mx.array]:
+        """Ones in each tensor's shape and dtype, never computed: rules show on them what they will make."""
+        return {k: mx.ones(s.shape, _DTYPES[s.dtype][1]) for k, s in self.specs.items()}
 
 
 @dataclass(frozen=True)
@@ -195,25 +200,43 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 
 
 def _read_safetensors(path: Path) -> Tensors:
-    """The format's own library checks the header; MLX, which knows bfloat16, reads the data lazily."""
+    """The format's own library checks the header; the data is mapped by what the header says."""
     try:
-        file = safe_open(str(path), "numpy")
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
-        metadata = file.metadata()
-    except (SafetensorError, OSError) as error:
+        with safe_open(str(path), "numpy") as file:
+            metadata = file.metadata()
+        header = _safetensors_header(path)
+    except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
-    unread = [f"{k} ({s.get_dtype()})" for k, s in slices.items() if s.get_dtype() not in _SAFETENSORS_DTYPES]
-    if unread:  # MLX refuses 64 bits and takes 8 for whole numbers
+    begin, entries = header
+    entries.pop("__metadata__", None)
+    unread = [f"{k} ({e['dtype']})" for k, e in entries.items() if e["dtype"] not in _SAFETENSORS_DTYPES]
+    if unread:  # MLX has no 64-bit fractions, and eight bits may be fractions of several kinds
         raise CheckpointError(
             f"{path}: stored as numbers this library does not read: {', '.join(unread[:4])}; "
             "take the checkpoint in 16 or 32 bits"
         )
-    arrays = functools.cache(lambda: mx.load(str(path)))
-    specs = {
-        key: TensorSpec(s.get_dtype(), tuple(s.get_shape()), functools.partial(lambda k: arrays()[k], key))
-        for key, s in slices.items()
+    stored = {
+        k: _Stored(path, e["dtype"], tuple(e["shape"]), begin + e["data_offsets"][0])
+        for k, e in entries.items()
     }
-    return Tensors(path, specs, metadata)
+    return Tensors(path, {k: s.spec(k) for k, s in stored.items()}, metadata)
+
+
+def _safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data begins, and the header, which the format's library found well-formed."""
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > MAX_HEADER:
+            raise ValueError(f"a header of {length} bytes")
+        return 8 + length, json.loads(stream.read(length), object_pairs_hook=_no_key_twice)
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(k for n, (k, _) in enumerate(pairs) if k in dict(pairs[:n]))
+        raise ValueError(f"{twice} stands in it twice")
+    return found
 
 
 def _read_shards(index: Path) -> Tensors:

@@ -7,51 +7,150 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 import mlx_speech
 from mlx_speech import weights
-from mlx_speech.errors import OutputError
+from mlx_speech.converters._store import SHARD_BYTES, write_safetensors
+from mlx_speech.errors import CheckpointError, OptionError, OutputError
 from mlx_speech.loading import FORMAT_VERSION, Opened
+from mlx_speech.quantization import PARTS, Quantization, layers_to_quantize
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How a checkpoint is written.
+
+    Args:
+        dtype: of the floating-point tensors; as in the source where ``None``.
+        quantization: of the layers that the family names; none where ``None``.
+        shard_bytes: the most bytes of tensors in one file.
+        force: replace a converted checkpoint that is there.
+    """
+
+    dtype: mx.Dtype | None = None
+    quantization: Quantization | None = None
+    shard_bytes: int = SHARD_BYTES
+    force: bool = False
 
 
 def convert_checkpoint(
-    opened: Opened, target: Path, *, dtype: mx.Dtype | None, source: str, force: bool
-) -> None:
-    """Convert an opened checkpoint into a new folder: written beside, then renamed.
+    opened: Opened, target: Path, source: str, options: ConvertOptions | None = None
+) -> tuple[str, ...]:
+    """Convert an opened checkpoint into a new folder, one tensor at a time: written beside, then renamed.
 
     Args:
         opened: from :func:`mlx_speech.loading.open_checkpoint`.
         target: the folder to make.
-        dtype: of the floating-point tensors; as in the source where ``None``.
         source: the name the checkpoint was asked for by, for the record.
-        force: replace a converted checkpoint that is there.
+        options: dtype, quantisation and size of the files.
+
+    Returns:
+        The layers that were quantised.
 
     Raises:
         OutputError: the folder is there and not to be replaced, or cannot be written.
-        CheckpointError: the tensors do not fit the model.
+        CheckpointError: the tensors do not fit the model, or are no numbers.
+        OptionError: a quantisation that this checkpoint cannot have.
     """
-    check_target(target, force)
-    arrays = weights.convert(opened.plan, opened.tensors, opened.shapes(), str(opened.tensors.path))
+    options = options or ConvertOptions()
+    check_target(target, options.force)
+    model = opened.build()
+    made = opened.outline(model)
+    recipe = _Recipe(options.dtype, options.quantization, _layers(opened, model, options.quantization))
+    outline = dict(recipe.apply(made.items()))
+    where = str(opened.tensors.path)
+    with _beside(target) as work:
+        stream = weights.stream(opened.plan, opened.tensors, where)
+        tensors = _finite(recipe.apply(stream), where)
+        metadata = {"format": "mlx", "family": opened.family.name}
+        write_safetensors(work, outline, tensors, metadata, options.shard_bytes)
+        (work / "config.json").write_text(_config(opened, outline, source, recipe), encoding="utf-8")
+        for name in opened.family.companions:
+            if (opened.folder / name).is_file():
+                shutil.copyfile(opened.folder / name, work / name)
+    return recipe.layers
+
+
+def _layers(opened: Opened, model: nn.Module, q: Quantization | None) -> tuple[str, ...]:
+    """The layers to quantise.
+
+    Raises:
+        OptionError: there are none, or the checkpoint is quantised already.
+    """
+    if q is None:
+        return ()
+    if opened.quantization:
+        raise OptionError(
+            f"{opened.tensors.path}: has {opened.quantization} already; quantise the original instead"
+        )
+    found = layers_to_quantize(model, opened.family.quantised, q)
+    if not found:
+        why = (
+            "has no layers worth it" if not opened.family.quantised else "no layer's width divides into them"
+        )
+        raise OptionError(f"--quantize {q.bits} --group-size {q.group_size}: {opened.family.name} {why}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What becomes of a parameter on its way to the file."""
+
+    dtype: mx.Dtype | None
+    quantization: Quantization | None
+    layers: tuple[str, ...]
+
+    def apply(self, tensors: Iterable[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:
+        """Cast fractions; a quantised layer's matrix becomes its three parts."""
+        packed = frozenset(f"{name}.weight" for name in self.layers)
+        for key, x in tensors:
+            if self.dtype and mx.issubdtype(x.dtype, mx.floating):
+                x = x.astype(self.dtype)
+            if self.quantization and key in packed:
+                parts = zip(PARTS, self.quantization.quantize(x), strict=True)
+                yield from ((f"{key.removesuffix('weight')}{part}", y) for part, y in parts)
+            else:
+                yield key, x
+
+
+def _finite(tensors: Iterable[tuple[str, mx.array]], where: str) -> Iterator[tuple[str, mx.array]]:
+    """The same tensors, each computed and found free of NaN and infinity.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    for key, x in tensors:
+        mx.eval(x)
+        if mx.issubdtype(x.dtype, mx.floating) and not mx.all(mx.isfinite(x)).item():
+            raise CheckpointError(
+                f"{where}: {key} holds NaN or infinity; fetch the checkpoint again, or where float16 is too "
+                "narrow for it ask for --dtype bfloat16 or float32"
+            )
+        yield key, x
+        mx.clear_cache()
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A folder to work in that takes the target's place if all goes well, and is gone if not."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise OutputError(f"{target}: cannot be made ({error})") from error
     try:
-        cast = {k: _cast(arrays[k], dtype) for k in sorted(arrays)}
-        metadata = {"format": "mlx", "family": opened.family.name}
-        mx.save_safetensors(str(work / "model.safetensors"), cast, metadata)
-        (work / "config.json").write_text(_config(opened, cast, source), encoding="utf-8")
-        for name in opened.family.companions:
-            if (opened.folder / name).is_file():
-                shutil.copyfile(opened.folder / name, work / name)
+        yield work
         work.chmod(0o755)
         _replace(work, target)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise OutputError(
             f"{target}: cannot be written ({error}); check its folder's space and rights"
         ) from error
@@ -96,20 +195,18 @@ def _replace(work: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _cast(x: mx.array, dtype: mx.Dtype | None) -> mx.array:
-    return x.astype(dtype) if dtype and mx.issubdtype(x.dtype, mx.floating) else x
-
-
-def _config(opened: Opened, arrays: dict[str, mx.array], source: str) -> str:
+def _config(opened: Opened, outline: Mapping[str, mx.array], source: str, recipe: _Recipe) -> str:
+    quantization = recipe.quantization or opened.quantization
     data = {
         "format_version": FORMAT_VERSION,
         "family": opened.family.name,
         "config": dataclasses.asdict(opened.config),
+        **({"quantization": quantization.as_dict()} if quantization else {}),
         "provenance": {
             "source": Path(source).name if Path(source).exists() else source,
             "layout": opened.layout,
             "sha256": digest(opened.tensors.path),
-            "dtypes": sorted({str(a.dtype).removeprefix("mlx.core.") for a in arrays.values()}),
+            "dtypes": sorted({str(a.dtype).removeprefix("mlx.core.") for a in outline.values()}),
             "converter": mlx_speech.__version__,
         },
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +13,9 @@ from mlx_speech.cli.console import out, run
 from mlx_speech.cli.options import Dtype
 from mlx_speech.converters._read import Tensors
 from mlx_speech.converters._table import families
-from mlx_speech.converters._write import check_target, convert_checkpoint
+from mlx_speech.converters._write import ConvertOptions, check_target, convert_checkpoint
 from mlx_speech.loading import Opened, open_checkpoint
+from mlx_speech.quantization import DEFAULT_GROUP_SIZE, Quantization
 from mlx_speech.registry import CARDS, find_card
 
 app = typer.Typer(
@@ -38,16 +38,28 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make.")],
     family: FamilyName = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Stored as; as in the source by default.")] = None,
+    quantize: Annotated[
+        int | None,
+        typer.Option("--quantize", "-q", metavar="BITS", help="Pack the large layers: 4 or 8 bits."),
+    ] = None,
+    group_size: Annotated[
+        int, typer.Option("--group-size", help="Weights that share a scale: 32, 64 or 128.")
+    ] = DEFAULT_GROUP_SIZE,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a converted checkpoint that is there.")
     ] = False,
 ) -> None:
     """Convert a checkpoint. Nothing of it is run, and nothing half-written stays behind."""
     check_target(target, force)
+    options = ConvertOptions(
+        dtype=runtime.resolve_dtype(dtype.value, half=False) if dtype else None,
+        quantization=Quantization(quantize, group_size) if quantize is not None else None,
+        force=force,
+    )
     opened = _open(source, family)
-    wanted = runtime.resolve_dtype(dtype.value, half=False) if dtype else None
-    convert_checkpoint(opened, target, dtype=wanted, source=source, force=force)
-    out.print(f"{source} ({opened.layout}, {len(opened.tensors)} tensors) → {target}", markup=False)
+    packed = convert_checkpoint(opened, target, source, options)
+    how = f", {len(packed)} layers in {options.quantization}" if packed else ""
+    out.print(f"{source} ({opened.layout}, {len(opened.tensors)} tensors) → {target}{how}", markup=False)
 
 
 @app.command("list")
@@ -90,7 +102,7 @@ def _open(source: str, family: str | None) -> Opened:
 
 
 def _count(opened: Opened) -> int:
-    return sum(math.prod(shape) for shape in opened.shapes().values())
+    return sum(x.size for x in opened.outline().values())
 
 
 def _describe(step: weights.Step, tensors: Tensors) -> str:

@@ -170,6 +170,12 @@ def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, Mapping) else token
 
 
+# the transformer's matrices; the head is small, and the convolutions hear the waveform itself
+QUANTISED = (
+    *(f"encoder.layers.{{i}}.attention.{p}_proj" for p in ("q", "k", "v", "out")),
+    *(f"encoder.layers.{{i}}.feed_forward.{n}_dense" for n in ("intermediate", "output")),
+)
+
 FAMILY = Family(
     name="wav2vec2",
     config_type=Wav2Vec2Config,
@@ -177,4 +183,5 @@ FAMILY = Family(
     layouts=LAYOUTS,
     read_config=read_config,
     half=True,
+    quantised=QUANTISED,
 )

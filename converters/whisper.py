@@ -15,6 +15,8 @@ from mlx_speech.loading import read_config as read_json
 from mlx_speech.models.whisper import Whisper, WhisperConfig
 from mlx_speech.weights import Layout, Rule, conv, split
 
+_PROJECTIONS = ("query", "key", "value", "out")
+
 
 def _linear(source: str, target: str, bias: bool = True) -> list[Rule]:
     kinds = ("weight", "bias") if bias else ("weight",)
@@ -22,8 +24,7 @@ def _linear(source: str, target: str, bias: bool = True) -> list[Rule]:
 
 
 def _attention(source: str, target: str, names: tuple[str, str, str, str]) -> list[Rule]:
-    ours = ("query", "key", "value", "out")
-    pairs = zip(names, ours, strict=True)
+    pairs = zip(names, _PROJECTIONS, strict=True)
     return [
         r
         for theirs, our in pairs
@@ -75,20 +76,18 @@ HUGGING_FACE = Layout(
     ),
 )
 
-_OPENAI_PROJECTIONS = ("query", "key", "value", "out")
-
 
 def _openai_block(side: str) -> list[Rule]:
     at = f"{side}.blocks.{{i}}"
     rules = [
-        *_attention(f"{at}.attn", f"{at}.attn", _OPENAI_PROJECTIONS),
+        *_attention(f"{at}.attn", f"{at}.attn", _PROJECTIONS),
         *_linear(f"{at}.attn_ln", f"{at}.attn_ln"),
         *_linear(f"{at}.mlp.0", f"{at}.fc1"),
         *_linear(f"{at}.mlp.2", f"{at}.fc2"),
         *_linear(f"{at}.mlp_ln", f"{at}.mlp_ln"),
     ]
     if side == "decoder":
-        rules += _attention(f"{at}.cross_attn", f"{at}.cross_attn", _OPENAI_PROJECTIONS)
+        rules += _attention(f"{at}.cross_attn", f"{at}.cross_attn", _PROJECTIONS)
         rules += _linear(f"{at}.cross_attn_ln", f"{at}.cross_attn_ln")
     return rules
 
@@ -291,6 +290,14 @@ def _begin(sizes: Mapping[str, Any]) -> tuple[int, ...]:
     return (220, 50257 if sizes["n_vocab"] >= 51865 else 50256)
 
 
+# every matrix of the blocks, and the embedding, which is the output layer too: half of tiny's weights
+QUANTISED = (
+    *(f"{side}.blocks.{{i}}.attn.{p}" for side in ("encoder", "decoder") for p in _PROJECTIONS),
+    *(f"decoder.blocks.{{i}}.cross_attn.{p}" for p in _PROJECTIONS),
+    *(f"{side}.blocks.{{i}}.{fc}" for side in ("encoder", "decoder") for fc in ("fc1", "fc2")),
+    "decoder.token_embedding",
+)
+
 FAMILY = Family(
     name="whisper",
     config_type=WhisperConfig,
@@ -299,4 +306,5 @@ FAMILY = Family(
     read_config=read_config,
     companions=("tokenizer.json",),
     half=True,
+    quantised=QUANTISED,
 )

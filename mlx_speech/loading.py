@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_speech import hub, runtime, weights
 from mlx_speech.errors import CheckpointError
 from mlx_speech.layers.layout import by_columns
+from mlx_speech.quantization import Quantization, quantize_layers, quantized_layers, read_quantization
 from mlx_speech.registry import find_card
 
 if TYPE_CHECKING:
@@ -45,10 +47,29 @@ class Opened:
     plan: weights.Plan
     tensors: Tensors
     folder: Path
+    quantization: Quantization | None = None
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every parameter of the model and its shape."""
-        return parameter_shapes(self.family.build(self.config))
+    def build(self) -> nn.Module:
+        """The model, its weights yet to be loaded; quantised layers are those whose scales are there."""
+        model = self.family.build(self.config)
+        if self.quantization:
+            quantize_layers(model, quantized_layers(self.plan.targets), self.quantization)
+        return model
+
+    def outline(self, model: nn.Module | None = None) -> dict[str, mx.array]:
+        """Stand-ins for all parameters, in their shapes and dtypes and never computed. Nothing is read.
+
+        Args:
+            model: from :meth:`build`, where it is there already.
+
+        Raises:
+            CheckpointError: the checkpoint's tensors do not make this model.
+        """
+        where = str(self.tensors.path)
+        model = model or self.build()
+        made = weights.convert(self.plan, self.tensors.outline(), parameter_shapes(model), where)
+        _check_numbers(made, model, where)
+        return made
 
 
 def load(name: str, *, dtype: str | None = None) -> Any:
@@ -73,33 +94,46 @@ def load(name: str, *, dtype: str | None = None) -> Any:
     path = hub.locate(name)
     card = find_card(name)
     opened = open_checkpoint(path, card.family if card else None)
-    model = opened.family.build(opened.config)
-    arrays = weights.convert(opened.plan, opened.tensors, parameter_shapes(model), str(opened.tensors.path))
-    _check_numbers(arrays, model, str(opened.tensors.path))
+    model = opened.build()
+    opened.outline(model)  # all that is wrong is told before anything is read
     wanted = runtime.resolve_dtype(dtype, opened.family.half)
-    model.load_weights([(k, _settle(v, wanted)) for k, v in arrays.items()], strict=True)
+    packed = frozenset(quantized_layers(opened.plan.targets))
+    settled: list[tuple[str, mx.array]] = []
+    for key, array in weights.stream(opened.plan, opened.tensors, str(opened.tensors.path)):
+        settled.append((key, _settle(key, array, wanted, packed)))
+        mx.eval(settled[-1][1])  # so that the original's tensor can go before the next one comes
+    model.load_weights(settled, strict=True)
     model.eval()
-    mx.eval(model.parameters())
     object.__setattr__(model, "origin", Origin(name, opened.folder, opened.family.name, opened.layout))
     return model
 
 
 def _check_numbers(arrays: Mapping[str, mx.array], model: nn.Module, where: str) -> None:
-    """Refuse whole numbers where the model has fractions: a quantised checkpoint without its scales."""
+    """Refuse whole numbers where the model has fractions, and fractions where it has packed weights."""
     parameters: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
-    floats = [k for k, v in parameters if mx.issubdtype(v.dtype, mx.floating)]
-    wrong = [f"{k} ({arrays[k].dtype})" for k in floats if not mx.issubdtype(arrays[k].dtype, mx.floating)]
-    if wrong:
+    whole = [
+        f"{k} ({arrays[k].dtype})"
+        for k, v in parameters
+        if mx.issubdtype(v.dtype, mx.floating) and not mx.issubdtype(arrays[k].dtype, mx.floating)
+    ]
+    if whole:  # a quantised checkpoint of another scheme, or one without its scales
         raise CheckpointError(
-            f"{where}: whole numbers in {', '.join(wrong[:4])}; take the checkpoint that is not quantised"
+            f"{where}: whole numbers in {', '.join(whole[:4])}; take the checkpoint that is not quantised"
         )
+    unpacked = [
+        f"{k} ({arrays[k].dtype})"
+        for k, v in parameters
+        if v.dtype == mx.uint32 and arrays[k].dtype != mx.uint32
+    ]
+    if unpacked:
+        raise CheckpointError(f"{where}: not packed as quantised weights are: {', '.join(unpacked[:4])}")
 
 
-def _settle(x: mx.array, dtype: mx.Dtype) -> mx.array:
-    """A tensor in the dtype to compute in, matrices laid out for products."""
+def _settle(key: str, x: mx.array, dtype: mx.Dtype, packed: AbstractSet[str]) -> mx.array:
+    """A tensor in the dtype to compute in; matrices laid out for products, packed ones as they are."""
     if mx.issubdtype(x.dtype, mx.floating):
         x = x.astype(dtype)
-    return by_columns(x) if x.ndim == 2 else x
+    return by_columns(x) if x.ndim == 2 and key.rpartition(".")[0] not in packed else x
 
 
 def open_checkpoint(path: Path, family_name: str | None = None) -> Opened:
@@ -136,9 +170,17 @@ def _open_native(folder: Path, data: Mapping[str, Any]) -> Opened:
         )
     family = get_family(str(data.get("family")), where)
     config = config_from_dict(family.config_type, data.get("config"), where)
-    tensors = open_tensors(folder / "model.safetensors")
-    steps = tuple(weights.Step((k,), (k,), weights.keep) for k in tensors)
-    return Opened(family, "mlx_speech", config, weights.Plan(steps, ()), tensors, folder)
+    index = folder / "model.safetensors.index.json"
+    tensors = open_tensors(index if index.is_file() else folder / "model.safetensors")
+    quantization = read_quantization(data, where)
+    packed = quantized_layers(tensors)
+    if bool(packed) != bool(quantization):
+        raise CheckpointError(
+            f"{where}: {'no' if packed else 'has a'} 'quantization', but {len(packed)} layers of "
+            f"{tensors.path.name} have scales; convert the original again"
+        )
+    steps = tuple(weights.Step((k,), (k,), weights.keep) for k in sorted(tensors))
+    return Opened(family, "mlx_speech", config, weights.Plan(steps, ()), tensors, folder, quantization)
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:

@@ -16,7 +16,7 @@ A pattern is a literal key in which ``{i}``, ``{j}`` … stand for a layer numbe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -95,10 +95,11 @@ class Rule:
     @cached_property
     def regexes(self) -> tuple[re.Pattern[str], ...]:
         """The source patterns, compiled."""
-        return tuple(_compile(p) for p in self.source_patterns)
+        return tuple(compile_pattern(p) for p in self.source_patterns)
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """A pattern of keys as a regular expression; equal holes match equal numbers."""
     seen: set[str] = set()
 
     def group(name: str) -> str:
@@ -267,16 +268,9 @@ def convert(
     problems = _Problems()
     for step in plan.steps:
         try:
-            made = step.op(*(source[k] for k in step.sources))
+            out.update(_carry_out(step, source, where))
         except ValueError as error:
             problems.add("unusable", [f"{', '.join(step.sources)} ({error})"])
-            continue
-        tensors = [made] if isinstance(made, mx.array) else list(made)
-        if len(tensors) != len(step.targets):
-            raise CheckpointError(
-                f"{where}: a rule for {step.sources} made {len(tensors)} tensors for {step.targets}"
-            )
-        out.update(zip(step.targets, tensors, strict=True))
     problems.add(
         "wrong shape",
         (
@@ -287,6 +281,27 @@ def convert(
     )
     problems.raise_if_any(where)
     return out
+
+
+def stream(
+    plan: Plan, source: Mapping[str, mx.array], where: str = "checkpoint"
+) -> Iterator[tuple[str, mx.array]]:
+    """Carry out a plan that :func:`convert` found good, one step at a time: each parameter and its tensor.
+
+    Nothing is held that was given out, so that a checkpoint larger than memory can pass through.
+    """
+    for step in plan.steps:
+        yield from _carry_out(step, source, where)
+
+
+def _carry_out(step: Step, source: Mapping[str, mx.array], where: str) -> Iterable[tuple[str, mx.array]]:
+    made = step.op(*(source[k] for k in step.sources))
+    tensors = [made] if isinstance(made, mx.array) else list(made)
+    if len(tensors) != len(step.targets):
+        raise CheckpointError(
+            f"{where}: a rule for {step.sources} made {len(tensors)} tensors for {step.targets}"
+        )
+    return zip(step.targets, tensors, strict=True)
 
 
 def check(

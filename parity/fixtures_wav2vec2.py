@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from mlx_speech.audio import load_audio
-from mlx_speech.converters._write import convert_checkpoint
+from mlx_speech.converters._write import ConvertOptions, convert_checkpoint
 from mlx_speech.loading import open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,9 +175,8 @@ def bundle(folder: Path = ASSET) -> None:
     """Convert the mini aligner as ``mlx-convert convert --dtype float16`` does."""
     with tempfile.TemporaryDirectory() as work:
         made = Path(work) / "made"
-        convert_checkpoint(
-            open_checkpoint(MINI, "wav2vec2"), made, dtype=mx.float16, source=str(MINI), force=False
-        )
+        opened = open_checkpoint(MINI, "wav2vec2")
+        convert_checkpoint(opened, made, str(MINI), ConvertOptions(dtype=mx.float16))
         folder.mkdir(parents=True, exist_ok=True)
         for file in made.iterdir():
             shutil.copyfile(file, folder / file.name)

@@ -27,7 +27,7 @@ TOP = "__init__"
 ORDER = [
     {"types", "errors"},
     {"runtime", "registry", "weights", "writers", "readers"},
-    {"audio", "features", "hub"},
+    {"audio", "features", "hub", "quantization"},
     {"layers"},
     {"models"},
     {"stages"},
@@ -156,6 +156,7 @@ def test_converters_import_no_stage_and_no_pipeline():
         "layers",
         "loading",
         "hub",
+        "quantization",
         "registry",
         "runtime",
         TOP,

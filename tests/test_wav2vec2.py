@@ -197,7 +197,7 @@ def test_half_precision_is_close(expected):
 @pytest.mark.parametrize("kind", KINDS)
 def test_our_own_format_gives_the_same_model(models, kind, tmp_path):
     opened = open_checkpoint(FIXTURES / kind)
-    convert_checkpoint(opened, tmp_path / "ours", dtype=None, source="test", force=False)
+    convert_checkpoint(opened, tmp_path / "ours", "test")
     again = load(f"path:{tmp_path / 'ours'}", dtype="float32")
     assert again.origin.layout == "mlx_speech"
     assert again.config == models[kind].config
