@@ -33,7 +33,7 @@ from mlx_speech.stages.diarize import DiarizeOptions
 from mlx_speech.stages.speech import SpeechOptions
 from mlx_speech.stages.transcribe import TranscribeOptions
 from mlx_speech.types import Character, Diarization, Finding, Segment, Span, Transcript, Turn, Word
-from mlx_speech.writers import render, write
+from mlx_speech.writers import WriteOptions, render, write
 
 __version__ = "0.1.0"
 
@@ -62,6 +62,7 @@ __all__ = [
     "Turn",
     "VBxOptions",
     "Word",
+    "WriteOptions",
     "__version__",
     "align",
     "detect_speech",

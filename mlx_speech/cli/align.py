@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from mlx_speech.cli.console import app, clock, errors, out, progress
-from mlx_speech.cli.options import Dir, Formats, Quiet, parse_formats
+from mlx_speech.cli.formats import ALL, Formats, parse_formats, takes_write_options, write_all
+from mlx_speech.cli.options import Dir, Quiet
 from mlx_speech.errors import OptionError
 from mlx_speech.pipeline import Aligner
 from mlx_speech.readers import read_transcript
 from mlx_speech.stages.align import UNCERTAIN, AlignOptions
 from mlx_speech.stages.languages import language_code
-from mlx_speech.writers import write
+from mlx_speech.writers import WRITERS, WriteOptions
 
 
 @app.command("align")
+@takes_write_options
 def align_command(
     audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="A recording in any format.")],
     transcript: Annotated[
@@ -26,6 +28,7 @@ def align_command(
             metavar="TRANSCRIPT", help="What is said in it: a text file, or an .srt or .vtt to time anew."
         ),
     ],
+    how: WriteOptions,
     model: Annotated[
         str,
         typer.Option("--model", "-m", help="'auto', or a wav2vec2 with a CTC head: an alias, hub:org/name."),
@@ -58,17 +61,17 @@ def align_command(
     with progress(audio.name, quiet) as report:
         found = aligner.align(audio, text, options, language=code, progress=report)
     target = output_dir / audio.stem
-    if transcript.resolve() in {Path(f"{target}.{name}").resolve() for name in formats}:
+    names = list(WRITERS) if formats == [ALL] else formats
+    if transcript.resolve() in {Path(f"{target}.{name}").resolve() for name in names}:
         raise OptionError(f"{transcript} would be overwritten: take another folder (--output-dir)")
     output_dir.mkdir(parents=True, exist_ok=True)
-    for name in formats:
-        write(found, Path(f"{target}.{name}"), name)
+    written = write_all(found, target, formats, how, audio)
     if not quiet:
         for segment in found.segments:
             out.print(f"[{clock(segment.start)} → {clock(segment.end)}] {segment.text}", markup=False)
         doubtful = sum(w.uncertain for w in found.words)
         errors.print(
             f"{len(found.words)} words, {doubtful} uncertain (probability below {UNCERTAIN}, or no sound)\n"
-            f"wrote {target}.{{{','.join(formats)}}}",
+            f"wrote {target}.{{{','.join(written)}}}",
             markup=False,
         )

@@ -22,7 +22,11 @@ app = typer.Typer(
     help="Who said what, when: speech recognition in pure MLX.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # WhisperX's spelling of options is understood too: --max_line_width
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
 )
 errors = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=True)

@@ -11,9 +11,10 @@ from rich.markup import escape
 
 from mlx_speech import Transcriber
 from mlx_speech.cli.console import app, clock, out, progress
+from mlx_speech.cli.formats import ALL, write_all
 from mlx_speech.cli.options import Model
 from mlx_speech.hub import ASSETS
-from mlx_speech.writers import WRITERS, write
+from mlx_speech.writers import WriteOptions
 
 DEMO_CLIP = ASSETS / "demo" / "sense_and_sensibility.flac"
 DEMO_MODEL = "whisper-tiny.en"
@@ -39,5 +40,4 @@ def demo(
     out.print(f"\n{transcript.duration:.1f} s of audio in {took:.1f} s, {speed:.1f} × real time")
     if output_dir:
         output_dir.mkdir(parents=True, exist_ok=True)
-        for name in WRITERS:
-            write(transcript, output_dir / f"{DEMO_CLIP.stem}.{name}", name)
+        write_all(transcript, output_dir / DEMO_CLIP.stem, [ALL], WriteOptions(), DEMO_CLIP)

@@ -10,7 +10,8 @@ import typer
 
 from mlx_speech import Diarization, DiarizeOptions, Diarizer, MLXSpeechError
 from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, progress
-from mlx_speech.cli.options import Dir, Files, Quiet, parse_formats, targets_for
+from mlx_speech.cli.formats import parse_formats
+from mlx_speech.cli.options import Dir, Files, Quiet, targets_for
 from mlx_speech.pipeline import DEFAULT_EMBEDDING, DEFAULT_SEGMENTATION
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
 from mlx_speech.writers import DIARIZATION_WRITERS, write

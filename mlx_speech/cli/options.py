@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,6 @@ from typing import Annotated
 import typer
 
 from mlx_speech.errors import OptionError
-from mlx_speech.writers import WRITERS
 
 
 class Dtype(str, Enum):
@@ -32,25 +30,11 @@ Model = Annotated[
     ),
 ]
 Dir = Annotated[Path, typer.Option("--output-dir", "-o", help="Where the results go.")]
-Formats = Annotated[str, typer.Option("--format", "-f", help=f"Comma-separated: {', '.join(WRITERS)}.")]
 Language = Annotated[
     str | None,
     typer.Option("--language", "-l", help="Spoken language, code or name; detected by default."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print neither text nor progress.")]
-
-
-def parse_formats(text: str, writers: Mapping[str, object] = WRITERS) -> list[str]:
-    """The formats of a comma-separated list.
-
-    Raises:
-        OptionError: it is empty or names a format that ``writers`` lacks.
-    """
-    names = list(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
-    unknown = [n for n in names if n not in writers]
-    if unknown or not names:
-        raise OptionError(f"--format {text!r}: choose from {', '.join(writers)}")
-    return names
 
 
 def targets_for(files: list[Path], folder: Path) -> dict[Path, Path]:

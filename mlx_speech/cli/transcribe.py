@@ -18,21 +18,12 @@ from mlx_speech import (
     Transcript,
 )
 from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, progress
-from mlx_speech.cli.options import (
-    Dir,
-    Dtype,
-    Files,
-    Formats,
-    Language,
-    Model,
-    Quiet,
-    parse_formats,
-    targets_for,
-)
+from mlx_speech.cli.formats import Formats, parse_formats, takes_write_options, write_all
+from mlx_speech.cli.options import Dir, Dtype, Files, Language, Model, Quiet, targets_for
 from mlx_speech.errors import OptionError
 from mlx_speech.pipeline import DEFAULT_MODEL, DEFAULT_VAD, TRANSCRIBE_SPEECH
 from mlx_speech.stages.languages import language_code
-from mlx_speech.writers import write
+from mlx_speech.writers import WriteOptions
 
 
 class Task(str, Enum):
@@ -54,8 +45,10 @@ _DECODING, _SPEECH = "Decoding", "Speech detection"
 
 
 @app.command()
+@takes_write_options
 def transcribe(
     files: Files,
+    how: WriteOptions,
     model: Model = DEFAULT_MODEL,
     output_dir: Dir = Path("."),
     format: Formats = "txt,json,srt,vtt",
@@ -125,14 +118,13 @@ def transcribe(
     for file in files:
         try:
             transcript = _transcribe_one(transcriber, file, options, speech, quiet)
-            for name in formats:
-                write(transcript, Path(f"{targets[file]}.{name}"), name)
+            written = write_all(transcript, targets[file], formats, how, file)
         except MLXSpeechError as error:
             complain(f"{file}: {error}")
             failed.append(file)
             continue
         if not quiet:
-            errors.print(f"wrote {targets[file]}.{{{','.join(formats)}}}", markup=False)
+            errors.print(f"wrote {targets[file]}.{{{','.join(written)}}}", markup=False)
     if failed:
         if len(files) > 1:
             errors.print(f"{len(failed)} of {len(files)} failed: {', '.join(map(str, failed))}", markup=False)

@@ -1,0 +1,124 @@
+"""How commands take formats and the choices within them, and write their results."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlx_speech.errors import OptionError
+from mlx_speech.types import Transcript
+from mlx_speech.writers import WRITERS, WriteOptions, formats_for, write
+
+ALL = "all"
+_PANEL = "Output"
+
+Formats = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        "-f",
+        "--output-format",
+        help=f"Comma-separated: {', '.join(WRITERS)}; or {ALL}, which are those the result has the data for.",
+    ),
+]
+
+_CHOICES = {
+    "max_line_width": Annotated[
+        int | None,
+        typer.Option(
+            help="Characters in a line of subtitles; one segment a line else.", rich_help_panel=_PANEL
+        ),
+    ],
+    "max_line_count": Annotated[
+        int | None,
+        typer.Option(
+            help="Lines in a subtitle; with a width, text flows over segments.", rich_help_panel=_PANEL
+        ),
+    ],
+    "max_words_per_line": Annotated[
+        int | None, typer.Option(help="Words in a line of subtitles.", rich_help_panel=_PANEL)
+    ],
+    "highlight_words": Annotated[
+        bool,
+        typer.Option(
+            "--highlight-words",
+            help="Show which word is said: underlined in srt, timed in vtt, karaoke in ass.",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+    "speaker_labels": Annotated[
+        bool,
+        typer.Option(
+            "--speaker-labels/--no-speaker-labels",
+            help="Say who speaks in texts and subtitles, where known; by default yes.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ],
+    "embed_audio": Annotated[
+        bool,
+        typer.Option(
+            "--embed-audio",
+            help="Put the recording into the html page, which then plays anywhere.",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+}
+"""One for each field of :class:`WriteOptions`, with its name and default."""
+
+
+def takes_write_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of ``_CHOICES``; it gets them as one :class:`WriteOptions`, its ``how``."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for name, p in signature.parameters.items() if name != "how"]
+    defaults = WriteOptions()
+    added = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=getattr(defaults, name), annotation=kind
+        )
+        for name, kind in _CHOICES.items()
+    ]
+
+    @wraps(command)
+    def with_options(**given: Any) -> Any:
+        how = WriteOptions(**{name: given.pop(name) for name in _CHOICES})
+        return command(**given, how=how)
+
+    with_options.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+    return with_options
+
+
+def parse_formats(text: str, writers: Mapping[str, object] = WRITERS) -> list[str]:
+    """The formats of a comma-separated list, in any case; a transcript's ``all`` waits for the transcript.
+
+    Raises:
+        OptionError: it is empty or names a format that ``writers`` lacks.
+    """
+    known = {name.lower(): name for name in [*writers, ALL]}
+    given = list(dict.fromkeys(n.strip().lower() for n in text.split(",") if n.strip()))
+    if not given or not known.keys() >= set(given):
+        raise OptionError(f"--format {text!r}: choose from {', '.join(writers)}, or {ALL}")
+    if ALL in given:
+        return [ALL] if writers is WRITERS else list(writers)
+    return [known[n] for n in given]
+
+
+def write_all(
+    transcript: Transcript, target: Path, formats: list[str], how: WriteOptions, audio: Path | None = None
+) -> list[str]:
+    """Write ``target.txt`` and so on; answers the formats written.
+
+    Raises:
+        OptionError: the transcript lacks what a format is made of.
+        OutputError: a file could not be written.
+    """
+    names = formats_for(transcript) if formats == [ALL] else formats
+    for name in names:
+        write(transcript, Path(f"{target}.{name}"), name, how, audio=audio)
+    return names

@@ -1,0 +1,43 @@
+"""Files that are there whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from mlx_speech.errors import OutputError
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put ``text`` at ``path`` in one step, in UTF-8, so that nobody ever reads half a file.
+
+    Raises:
+        OutputError: it could not be written; what was there before is still there.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            _write_special(path, text)
+            return
+        target = Path(os.path.realpath(path))  # a link keeps pointing to what it points to
+        temporary = target.with_name(
+            f".{secrets.token_hex(8)}.tmp"
+        )  # short: the name itself may be 255 bytes
+        try:
+            with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            os.replace(temporary, target)
+        except BaseException:  # Ctrl-C too must leave no litter
+            temporary.unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as error:  # ValueError: text that UTF-8 cannot hold, a NUL in the path
+        raise OutputError(
+            f"{path}: could not be written ({error}); "
+            "check that its folder exists, is writable and has space, and that it is no folder itself."
+        ) from error
+
+
+def _write_special(path: Path, text: str) -> None:
+    """Write through a device or pipe such as ``/dev/stdout``: replacing it would destroy it."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
