@@ -73,6 +73,26 @@ def test_transcribe_writes_every_format(run, tmp_path):
 
 
 @needs_weights
+def test_transcribe_shows_speakers(run, tmp_path):
+    code, out, err = run(
+        cli.main,
+        "transcribe",
+        CLIP,
+        "-m",
+        "tiny.en",
+        "-o",
+        tmp_path,
+        "--max-speakers",
+        "1",
+        "--align",
+        "none",
+    )
+    assert code == 0, err
+    assert "] SPEAKER_00: And Mr. John Dashwood" in out
+    assert "1 speakers" in err
+
+
+@needs_weights
 def test_a_bad_file_does_not_stop_the_others(run, tmp_path):
     empty = tmp_path / "zero.wav"
     empty.touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import mlx_speech
 from mlx_speech import DecodeOptions, OptionError, Span, TranscribeOptions, Transcriber
 from mlx_speech.audio import SAMPLE_RATE, load_audio
 from mlx_speech.hub import ASSETS
+from mlx_speech.pipeline import detector
+from mlx_speech.stages import diarize as stages_diarize
+from mlx_speech.stages import segmentation
 from mlx_speech.stages import transcribe as stage
 
 CLIP = ASSETS / "demo" / "sense_and_sensibility.flac"
@@ -160,3 +164,36 @@ def test_detect_speech_finds_the_sentences():
     assert spans
     assert sum(s.duration for s in spans) > 0.7 * 24.7
     assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
+
+
+@pytest.fixture(scope="module")
+def diarizing(transcriber):
+    """The same models and what tells speakers apart; its segmentation detects speech too."""
+    diarizer = mlx_speech.Diarizer.load()
+    return replace(transcriber, vad=diarizer.segmentation, diarizer=diarizer)
+
+
+def test_words_have_speakers_and_the_segmentation_runs_once(diarizing, monkeypatch):
+    heard = []
+    once = segmentation.segment
+    monkeypatch.setattr(stages_diarize, "segment", lambda *a, **k: heard.append("diarize") or once(*a, **k))
+    monkeypatch.setattr(detector, "segment", lambda *a, **k: heard.append("detect") or once(*a, **k))
+    result = diarizing.transcribe(CLIP)
+    assert heard == ["diarize"]
+    assert normalized(result.text) == SPOKEN.split()
+    assert result.speakers
+    assert {w.speaker for w in result.words} <= set(result.speakers)
+    assert all(w.speaker == s.speaker for s in result.segments for w in s.words)
+    assert all(0.0 < w.speaker_confidence <= 1.0 for w in result.words)
+
+
+def test_silence_has_no_speakers(diarizing):
+    result = diarizing.transcribe(np.zeros(SAMPLE_RATE, np.float32))
+    assert result.segments == result.speakers == ()
+    assert result.diarization is not None
+
+
+def test_speakers_can_be_left_out_but_not_without_a_diarizer(diarizing, transcriber):
+    assert diarizing.transcribe(load_audio(CLIP)[: 3 * SAMPLE_RATE], diarize=False).diarization is None
+    with pytest.raises(OptionError, match="load it with diarize=True"):
+        transcriber.transcribe("does-not-exist.wav", diarize=True)

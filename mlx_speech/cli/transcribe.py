@@ -11,6 +11,7 @@ import typer
 
 from mlx_speech import (
     DecodeOptions,
+    DiarizeOptions,
     MLXSpeechError,
     SpeechOptions,
     TranscribeOptions,
@@ -21,7 +22,8 @@ from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, pr
 from mlx_speech.cli.formats import Formats, parse_formats, takes_write_options, write_all
 from mlx_speech.cli.options import Dir, Dtype, Files, Language, Model, Quiet, targets_for
 from mlx_speech.errors import OptionError
-from mlx_speech.pipeline import DEFAULT_MODEL, DEFAULT_VAD, TRANSCRIBE_SPEECH
+from mlx_speech.pipeline import AUTO_VAD, DEFAULT_MODEL, TRANSCRIBE_SPEECH
+from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
 from mlx_speech.stages.languages import language_code
 from mlx_speech.writers import WriteOptions
 
@@ -41,7 +43,7 @@ AlignModel = Annotated[
         "'none' for Whisper; or a wav2vec2's name.",
     ),
 ]
-_DECODING, _SPEECH = "Decoding", "Speech detection"
+_SPEAKERS, _DECODING, _SPEECH = "Speakers", "Decoding", "Speech detection"
 
 
 @app.command()
@@ -56,6 +58,29 @@ def transcribe(
     task: Annotated[Task, typer.Option(help="'translate' writes English.")] = Task.TRANSCRIBE,
     words: Annotated[bool, typer.Option("--words/--no-words", help="Time each word.")] = True,
     align: AlignModel = "auto",
+    diarize: Annotated[
+        bool,
+        typer.Option("--diarize", help="Say who speaks, word for word.", rich_help_panel=_SPEAKERS),
+    ] = False,
+    num_speakers: Annotated[
+        int | None,
+        typer.Option(
+            help="How many speakers, where known. Like the next ones, implies --diarize.",
+            rich_help_panel=_SPEAKERS,
+        ),
+    ] = None,
+    min_speakers: Annotated[
+        int | None, typer.Option(help="The fewest there can be.", rich_help_panel=_SPEAKERS)
+    ] = None,
+    max_speakers: Annotated[
+        int | None, typer.Option(help="The most there can be.", rich_help_panel=_SPEAKERS)
+    ] = None,
+    diarize_preset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(PRESETS)}; {DEFAULT_PRESET} by default.", rich_help_panel=_SPEAKERS
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Windows of 30 s decoded together.")] = 8,
     dtype: Annotated[
         Dtype | None, typer.Option(help="float32 on a CPU, float16 on a GPU by default.")
@@ -77,9 +102,10 @@ def transcribe(
     vad: Annotated[
         str,
         typer.Option(
-            help="The speech detector; 'pyannet' is the one of diarization.", rich_help_panel=_SPEECH
+            help="The speech detector: 'silero-vad', or 'pyannet', the one of diarization and then the default.",
+            rich_help_panel=_SPEECH,
         ),
-    ] = DEFAULT_VAD,
+    ] = AUTO_VAD,
     vad_threshold: Annotated[
         float, typer.Option(help="Probability from which a moment is speech.", rich_help_panel=_SPEECH)
     ] = TRANSCRIBE_SPEECH.threshold,
@@ -91,7 +117,7 @@ def transcribe(
     ] = TRANSCRIBE_SPEECH.speech_pad,
     quiet: Quiet = False,
 ) -> None:
-    """Transcribe recordings: words with times, as text, JSON and subtitles.
+    """Transcribe recordings: words with times and speakers, as text, JSON and subtitles.
 
     A file that cannot be read is named at the end, and the others are done; the exit code is then 1.
     """  # fmt: skip
@@ -109,15 +135,21 @@ def transcribe(
         ),
     )
     speech = SpeechOptions(threshold=vad_threshold, min_silence_duration=min_silence, speech_pad=speech_pad)
+    wishes = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
+    speakers = _diarizing(diarize, diarize_preset, wishes)
     targets = targets_for(files, output_dir)
     transcriber = Transcriber.load(
-        model, vad=vad, align=align if words else "none", dtype=dtype.value if dtype else None
+        model,
+        vad=vad,
+        align=align if words else "none",
+        diarize=speakers is not None,
+        dtype=dtype.value if dtype else None,
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     failed: list[Path] = []
     for file in files:
         try:
-            transcript = _transcribe_one(transcriber, file, options, speech, quiet)
+            transcript = _transcribe_one(transcriber, file, options, speech, speakers, quiet)
             written = write_all(transcript, targets[file], formats, how, file)
         except MLXSpeechError as error:
             complain(f"{file}: {error}")
@@ -131,21 +163,36 @@ def transcribe(
         raise typer.Exit(FAILED)
 
 
+def _diarizing(wanted: bool, name: str | None, wishes: dict[str, int | None]) -> DiarizeOptions | None:
+    """How speakers are found; ``None`` if nothing asks for them."""
+    given = {key: value for key, value in wishes.items() if value is not None}
+    if not (wanted or name or given):
+        return None
+    return preset(name or DEFAULT_PRESET, **given)
+
+
 def _transcribe_one(
-    transcriber: Transcriber, file: Path, options: TranscribeOptions, speech: SpeechOptions, quiet: bool
+    transcriber: Transcriber,
+    file: Path,
+    options: TranscribeOptions,
+    speech: SpeechOptions,
+    speakers: DiarizeOptions | None,
+    quiet: bool,
 ) -> Transcript:
     started = perf_counter()
     with progress(file.name, quiet) as report:
-        transcript = transcriber.transcribe(file, options, speech=speech, progress=report)
+        transcript = transcriber.transcribe(file, options, speech=speech, diarize=speakers, progress=report)
     if quiet:
         return transcript
     for segment in transcript.segments:
-        out.print(f"[{clock(segment.start)} → {clock(segment.end)}] {segment.text}", markup=False)
+        who = f"{segment.speaker}: " if segment.speaker else ""
+        out.print(f"[{clock(segment.start)} → {clock(segment.end)}] {who}{segment.text}", markup=False)
     took = perf_counter() - started
     speed = transcript.duration / took if took else 0.0
+    people = f"{len(transcript.speakers)} speakers, " if transcript.diarization else ""
     errors.print(
         f"{file.name}: {clock(transcript.duration)} of audio, language {transcript.language or 'none'}, "
-        f"{len(transcript.segments)} segments, {took:.1f} s ({speed:.1f} × real time)",
+        f"{people}{len(transcript.segments)} segments, {took:.1f} s ({speed:.1f} × real time)",
         markup=False,
     )
     return transcript

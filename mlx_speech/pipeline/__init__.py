@@ -12,9 +12,16 @@ from mlx_speech.pipeline.diarizer import (
     diarize,
     embed,
 )
-from mlx_speech.pipeline.transcriber import DEFAULT_MODEL, TRANSCRIBE_SPEECH, Transcriber, transcribe
+from mlx_speech.pipeline.transcriber import (
+    AUTO_VAD,
+    DEFAULT_MODEL,
+    TRANSCRIBE_SPEECH,
+    Transcriber,
+    transcribe,
+)
 
 __all__ = [
+    "AUTO_VAD",
     "DEFAULT_EMBEDDING",
     "DEFAULT_MODEL",
     "DEFAULT_SEGMENTATION",

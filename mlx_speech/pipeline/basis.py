@@ -15,6 +15,10 @@ Progress = Callable[[str, float, float], None]
 """Told a stage's name, and the seconds done and to do in it."""
 
 
+def unheard(stage: str, done: float, total: float) -> None:
+    """Progress that nobody asked for."""
+
+
 def expect(model: Any, kind: type[Any], name: str) -> Any:
     """A loaded model, if it is of the wanted kind.
 

@@ -10,7 +10,7 @@ from mlx_speech.models.pyannet import PyanNet
 from mlx_speech.models.vad import SileroVAD, VADConfig
 from mlx_speech.pipeline.basis import AudioLike, expect
 from mlx_speech.pipeline.diarizer import DEFAULT_SEGMENTATION
-from mlx_speech.stages.segmentation import chunk_probabilities, segment
+from mlx_speech.stages.segmentation import Segmentation, chunk_probabilities, segment
 from mlx_speech.stages.speech import SpeechOptions, spans_from_probabilities, speech_probabilities
 from mlx_speech.types import Span
 
@@ -56,6 +56,10 @@ def load_vad(name: str) -> VAD:
 def hear_speech(vad: VAD, samples: np.ndarray) -> np.ndarray:
     """Speech probability of each 32 ms, (N,) float32, of (T,) samples at 16 kHz."""
     if isinstance(vad, PyanNet):
-        segmentation = segment(vad, samples, step=min(_VAD_STEP, vad.config.duration))
-        return chunk_probabilities(segmentation, len(samples), VADConfig.chunk)
+        return segmented_speech(segment(vad, samples, step=min(_VAD_STEP, vad.config.duration)), samples)
     return speech_probabilities(vad, samples)
+
+
+def segmented_speech(segmentation: Segmentation, samples: np.ndarray) -> np.ndarray:
+    """The same from a segmentation of these samples."""
+    return chunk_probabilities(segmentation, len(samples), VADConfig.chunk)

@@ -11,9 +11,17 @@ from mlx_speech.hub import ASSETS
 from mlx_speech.loading import load
 from mlx_speech.models.pyannet import PyanNet
 from mlx_speech.models.wespeaker import WeSpeaker
-from mlx_speech.pipeline.basis import AudioLike, Progress, expect
-from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, diarize_samples, preset
+from mlx_speech.pipeline.basis import AudioLike, Progress, expect, unheard
+from mlx_speech.stages.diarize import (
+    DEFAULT_PRESET,
+    DiarizeOptions,
+    diarize_samples,
+    diarize_windows,
+    preset,
+    segment_samples,
+)
 from mlx_speech.stages.embedding import embed_recording
+from mlx_speech.stages.segmentation import Segmentation
 from mlx_speech.stages.vbx import PLDA
 from mlx_speech.types import Diarization
 
@@ -55,6 +63,7 @@ class Diarizer:
         audio: AudioLike,
         options: DiarizeOptions | str = DEFAULT_PRESET,
         *,
+        segmentation: Segmentation | None = None,
         progress: Progress | None = None,
     ) -> Diarization:
         """Find out who speaks when.
@@ -62,6 +71,7 @@ class Diarizer:
         Args:
             audio: a path in any container, or (T,) samples at 16 kHz.
             options: how, or the name of a preset.
+            segmentation: of this recording with these options, where :meth:`segment` was called before.
             progress: called as stages advance.
 
         Returns:
@@ -72,9 +82,21 @@ class Diarizer:
             OptionError: no preset has that name.
         """
         options = preset(options) if isinstance(options, str) else options
-        report = progress or (lambda stage, done, total: None)
-        samples = as_audio(audio)
-        return diarize_samples(self.segmentation, self.embedding, self.plda, samples, options, report)
+        samples, report = as_audio(audio), progress or unheard
+        if segmentation is None:
+            return diarize_samples(self.segmentation, self.embedding, self.plda, samples, options, report)
+        return diarize_windows(self.embedding, self.plda, samples, segmentation, options, report)
+
+    def segment(
+        self,
+        audio: AudioLike,
+        options: DiarizeOptions | str = DEFAULT_PRESET,
+        *,
+        progress: Progress | None = None,
+    ) -> Segmentation:
+        """Who may be speaking within each window: the first half of :meth:`diarize`, and a speech detector."""
+        options = preset(options) if isinstance(options, str) else options
+        return segment_samples(self.segmentation, as_audio(audio), options, progress or unheard)
 
 
 def diarize(

@@ -1,25 +1,37 @@
-"""What is said, and by whom: the stages one after the other."""
+"""What is said, when, and by whom: the stages one after the other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from mlx_speech.audio import SAMPLE_RATE, as_audio
+from mlx_speech.errors import OptionError
 from mlx_speech.loading import load
 from mlx_speech.models.whisper import Whisper
 from mlx_speech.pipeline.aligner import Aligner
-from mlx_speech.pipeline.basis import AudioLike, Progress, expect
-from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad
+from mlx_speech.pipeline.basis import AudioLike, Progress, expect, unheard
+from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad, segmented_speech
+from mlx_speech.pipeline.diarizer import Diarizer
+from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, preset
+from mlx_speech.stages.segmentation import Segmentation
+from mlx_speech.stages.speakers import assign_speakers
 from mlx_speech.stages.speech import SpeechOptions, merge_spans, spans_from_probabilities
 from mlx_speech.stages.tokenizer import Tokenizer, tokenizer_for
 from mlx_speech.stages.transcribe import TranscribeOptions, check_ability, transcribe_spans
-from mlx_speech.types import Transcript
+from mlx_speech.types import Span, Transcript
 
 DEFAULT_MODEL = "whisper-small"
+AUTO_VAD = "auto"
+"""The segmentation of the diarization where there is one, else ``silero-vad``."""
 
 # Whisper wants a little silence around words, and loses them where a cut is tight
 TRANSCRIBE_SPEECH = SpeechOptions(speech_pad=0.2, min_silence_duration=0.3)
 _MAX_WINDOW = 30.0
+
+Diarizing = DiarizeOptions | str | bool
+"""How speakers are found: options, a preset's name, ``True`` for the default, ``False`` for not at all."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +45,27 @@ class Transcriber:
     tokenizer: Tokenizer
     vad: VAD
     aligner: Aligner | None = None
+    diarizer: Diarizer | None = None
 
     @classmethod
     def load(
         cls,
         model: str = DEFAULT_MODEL,
         *,
-        vad: str = DEFAULT_VAD,
+        vad: str = AUTO_VAD,
         align: str = "none",
+        diarize: bool | Diarizer = False,
         dtype: str | None = None,
     ) -> Transcriber:
-        """Load a Whisper, a VAD and, if wanted, an aligner by name.
+        """Load a Whisper, a VAD and, if wanted, an aligner and what tells speakers apart, by name.
 
         Args:
             model: any name :func:`mlx_speech.load` takes that leads to a Whisper.
-            vad: the same for the VAD, or a PyanNet; ``"pyannet"`` is the bundled one.
+            vad: the same for the VAD, or a PyanNet; ``"pyannet"`` is the bundled one. With ``"auto"`` the
+                diarizer's segmentation serves, and Silero's without a diarizer.
             align: what times the words: ``"none"`` for Whisper's own attention, otherwise as in
                 :meth:`Aligner.load`; ``"auto"`` leaves languages without an aligner to Whisper.
+            diarize: whether to say who speaks; a :class:`Diarizer` takes its models.
             dtype: what Whisper computes in; the device's best by default.
 
         Raises:
@@ -58,7 +74,12 @@ class Transcriber:
         """
         whisper = expect(load(model, dtype=dtype), Whisper, model)
         aligner = None if align == "none" else Aligner.load(align)
-        return cls(whisper, tokenizer_for(whisper), load_vad(vad), aligner)
+        diarizer = Diarizer.load() if diarize is True else diarize or None
+        if diarizer and vad in (AUTO_VAD, "pyannet"):
+            detector: VAD = diarizer.segmentation
+        else:
+            detector = load_vad(DEFAULT_VAD if vad == AUTO_VAD else vad)
+        return cls(whisper, tokenizer_for(whisper), detector, aligner, diarizer)
 
     def transcribe(
         self,
@@ -66,6 +87,7 @@ class Transcriber:
         options: TranscribeOptions | None = None,
         *,
         speech: SpeechOptions = TRANSCRIBE_SPEECH,
+        diarize: Diarizing | None = None,
         progress: Progress | None = None,
     ) -> Transcript:
         """Transcribe one recording.
@@ -74,25 +96,27 @@ class Transcriber:
             audio: a path in any container, or (T,) samples at 16 kHz.
             options: language, task, word times, batch size, decoding.
             speech: how speech is told from silence.
+            diarize: how speakers are found; by default as the diarizer's preset does, if there is one.
             progress: called as stages advance.
 
         Returns:
-            Segments with words, times in seconds from the recording's start. Silence gives no segments.
+            Segments with words, times in seconds from the recording's start. Silence gives no segments. With
+            a diarizer every word has its speaker, and a segment has one.
 
         Raises:
             AudioError: the recording cannot be read.
-            OptionError: the model cannot do what the options ask for.
+            OptionError: the model cannot do what the options ask for, or there is no diarizer.
         """
         options = options or TranscribeOptions()
         check_ability(self.tokenizer, options)
-        report = progress or (lambda stage, done, total: None)
-        samples = as_audio(audio)
+        speakers = self._diarizing(diarize)
+        report = progress or unheard
+        samples = as_audio(audio)  # decoded once, for all stages
         duration = len(samples) / SAMPLE_RATE
-        report("speech", 0.0, duration)
-        probabilities = hear_speech(self.vad, samples)
-        spans = spans_from_probabilities(probabilities, len(samples), speech)
-        windows = merge_spans(spans, _MAX_WINDOW, probabilities=probabilities)
-        report("speech", duration, duration)
+        segmentation = None
+        if self.diarizer and speakers:
+            segmentation = self.diarizer.segment(samples, speakers, progress=report)
+        spans, windows = self._windows(samples, segmentation, speech, report)
         total = sum(w.duration for w in windows)
         report("transcribe", 0.0, total)
         segments, language = transcribe_spans(
@@ -104,9 +128,39 @@ class Transcriber:
             lambda done: report("transcribe", done, total),
         )
         transcript = Transcript(tuple(segments), language, duration, tuple(spans))
-        if self.aligner is None or not options.words or options.decode.task == "translate":
-            return transcript  # a translation's words are not in the audio
-        return self.aligner.align(samples, transcript, partial=True, progress=progress)
+        # a translation's words are not in the audio
+        if self.aligner and options.words and options.decode.task != "translate":
+            transcript = self.aligner.align(samples, transcript, partial=True, progress=report)
+        if not (self.diarizer and speakers):
+            return transcript
+        diarization = self.diarizer.diarize(samples, speakers, segmentation=segmentation, progress=report)
+        segments = assign_speakers(transcript.segments, diarization)
+        return replace(transcript, segments=tuple(segments), diarization=diarization)
+
+    def _diarizing(self, wish: Diarizing | None) -> DiarizeOptions | None:
+        """How speakers are found; ``None`` for not at all."""
+        if wish is None:
+            wish = self.diarizer is not None
+        if wish is not False and self.diarizer is None:
+            raise OptionError("this transcriber has no diarizer: load it with diarize=True")
+        if isinstance(wish, bool):
+            return preset(DEFAULT_PRESET) if wish else None
+        return preset(wish) if isinstance(wish, str) else wish
+
+    def _windows(
+        self, samples: np.ndarray, segmentation: Segmentation | None, speech: SpeechOptions, report: Progress
+    ) -> tuple[list[Span], list[Span]]:
+        """The stretches of speech, and the windows of at most 30 s that they make."""
+        duration = len(samples) / SAMPLE_RATE
+        report("speech", 0.0, duration)
+        if segmentation and self.diarizer and self.vad is self.diarizer.segmentation:
+            probabilities = segmented_speech(segmentation, samples)  # it has heard all of it already
+        else:
+            probabilities = hear_speech(self.vad, samples)
+        spans = spans_from_probabilities(probabilities, len(samples), speech)
+        windows = merge_spans(spans, _MAX_WINDOW, probabilities=probabilities)
+        report("speech", duration, duration)
+        return spans, windows
 
 
 def transcribe(
@@ -115,6 +169,7 @@ def transcribe(
     options: TranscribeOptions | None = None,
     *,
     speech: SpeechOptions = TRANSCRIBE_SPEECH,
+    diarize: Diarizing | None = None,
     progress: Progress | None = None,
 ) -> Transcript:
     """Transcribe one recording; see :meth:`Transcriber.transcribe`.
@@ -124,7 +179,12 @@ def transcribe(
         model: a Whisper's name, or a :class:`Transcriber` to use again and again.
         options: language, task, word times, batch size, decoding.
         speech: how speech is told from silence.
+        diarize: whether and how speakers are found; a :class:`Transcriber` knows by itself whether.
         progress: called as stages advance.
     """
-    transcriber = model if isinstance(model, Transcriber) else Transcriber.load(model)
-    return transcriber.transcribe(audio, options, speech=speech, progress=progress)
+    transcriber = (
+        model
+        if isinstance(model, Transcriber)
+        else Transcriber.load(model, diarize=diarize not in (None, False))
+    )
+    return transcriber.transcribe(audio, options, speech=speech, diarize=diarize, progress=progress)

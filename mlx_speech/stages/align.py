@@ -24,6 +24,7 @@ import numpy as np
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.errors import OptionError
 from mlx_speech.stages import ctc
+from mlx_speech.stages.cutting import cut_segment
 from mlx_speech.stages.emissions import Alphabet, Emissions, Listener
 from mlx_speech.stages.spoken import SpokenWord, sentence_ends, split_words, spoken_form
 from mlx_speech.types import Character, Segment, Word
@@ -184,22 +185,7 @@ def _inside(segment: Segment, duration: float) -> Segment:
 
 def split_sentences(segment: Segment) -> list[Segment]:
     """A segment with words cut where sentences end; each part begins and ends with its words."""
-    ends = sentence_ends([w.text for w in segment.words])
-    if len(ends) < 2:
-        return [segment]
-    out = []
-    first = at = 0
-    for end in ends:
-        words = segment.words[first : end + 1]
-        start = at
-        for word in words:
-            found = segment.text.find(word.text, at)
-            at = found + len(word.text) if found >= 0 else at
-        text = segment.text[start:at].strip()
-        part = replace(segment, text=text, words=words, tokens=())
-        out.append(replace(part, start=words[0].start, end=words[-1].end))
-        first = end + 1
-    return out
+    return cut_segment(segment, sentence_ends([w.text for w in segment.words]))
 
 
 # --- which segments are placed together, and where ---------------------------------------------------------

@@ -149,8 +149,19 @@ def diarize_samples(
     Returns:
         turns, posteriors and speakers; without speech there are none.
     """
+    segmentation = segment_samples(segmenter, samples, options, progress)
+    return diarize_windows(embedder, plda, samples, segmentation, options, progress)
+
+
+def segment_samples(
+    segmenter: PyanNet,
+    samples: np.ndarray,
+    options: DiarizeOptions,
+    progress: Callable[[str, float, float], None],
+) -> Segmentation:
+    """The first half of :func:`diarize_samples`: who may be speaking within each window."""
     duration = len(samples) / SAMPLE_RATE
-    segmentation = segment(
+    return segment(
         segmenter,
         samples,
         step=options.step,
@@ -159,7 +170,6 @@ def diarize_samples(
         offset=options.offset,
         progress=lambda done: progress("segment", done, duration),
     )
-    return diarize_windows(embedder, plda, samples, segmentation, options, progress)
 
 
 def diarize_windows(
