@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BLAS_VARIABLE = "MLX_SPEECH_BLAS"
 CACHE_VARIABLE = "MLX_SPEECH_CACHE_LIMIT"
+LSTM_VARIABLE = "MLX_SPEECH_LSTM"
 DEFAULT_CACHE_LIMIT = 1 << 30  # bytes; MLX's own default grows with the work until memory is full
 
 _SYSTEM_LIBRARIES = ("libopenblas.so.0", "libmkl_rt.so.2", "libblis.so.4")
@@ -36,6 +37,10 @@ _WHEELS = {
 
 class SlowBLASWarning(UserWarning):
     """Only the reference BLAS is there: everything works, 50 to 90 times slower than it could."""
+
+
+class SlowRecurrenceWarning(UserWarning):
+    """The GPU's kernel for LSTMs does not work here: everything works, recurrences some 20 times slower."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,18 @@ def on_cpu() -> bool:
     import mlx.core as mx
 
     return mx.default_device().type == mx.DeviceType.cpu
+
+
+def plain_recurrence() -> bool:
+    """Whether ``MLX_SPEECH_LSTM=plain`` forbids the GPU's kernel for LSTMs.
+
+    Raises:
+        OptionError: the variable has another value.
+    """
+    value = os.environ.get(LSTM_VARIABLE, "")
+    if value not in ("", "plain"):
+        raise OptionError(f"{LSTM_VARIABLE}={value!r}: set it to 'plain' or not at all")
+    return value == "plain"
 
 
 def resolve_dtype(dtype: str | None, half: bool) -> mx.Dtype:

@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_speech import runtime
+from mlx_speech.layers import recurrence
 from mlx_speech.layers.elementwise import LOG2E, exp2_nonpositive, slow_functions
 
 _STEPS = 64  # steps handed to the device at a time: enough to keep it busy, a graph small enough to build
@@ -84,6 +85,10 @@ def recur(gates: mx.array, weight_hh: mx.array, state: LSTMState) -> tuple[mx.ar
     batch, steps, width = gates.shape
     if steps == 0:
         return mx.zeros((batch, 0, width // 4), gates.dtype), state
+    fused = recurrence.recur(gates[:, :, None], weight_hh[None], state.h[None], state.c[None])
+    if fused:
+        outputs, h, c = fused
+        return outputs[:, :, 0], LSTMState(h[0], c[0])
     by_step = gates.swapaxes(0, 1)
     weight = mx.contiguous(weight_hh.T)
     h, c = state
@@ -121,7 +126,19 @@ class LSTMLayer(nn.Module):
         self.bias = mx.zeros((directions, 4 * hidden_size))
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(T, B, I) float32 → (T, B, D·H) float32, from zero states."""
+        """(B, T, I) float32 → (B, T, D·H) float32, from zero states."""
+        directions, _, hidden = self.weight_hh.shape
+        if recurrence.available(hidden):
+            gates = mx.addmm(self.bias.flatten(), x, self.weight_ih.flatten(0, 1).T)
+            zeros = mx.zeros((directions, x.shape[0], hidden))
+            gates = gates.reshape(*x.shape[:2], directions, 4 * hidden)
+            fused = recurrence.recur(gates, self.weight_hh, zeros, zeros)
+            if fused:
+                return fused[0].flatten(2)
+        return self._step_by_step(x.swapaxes(0, 1)).swapaxes(0, 1)
+
+    def _step_by_step(self, x: mx.array) -> mx.array:
+        """(T, B, I) → (T, B, D·H) by a loop over the steps."""
         directions, _, features = self.weight_ih.shape
         steps, batch, _ = x.shape
         both = mx.stack([x, x[::-1]][:directions]).reshape(directions, steps * batch, features)
@@ -144,10 +161,9 @@ class DeepLSTM(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, T, I) float32 → (B, T, D·H) float32, from zero states; T may not be 0."""
-        x = x.swapaxes(0, 1)
         for layer in self.layers:
             x = layer(x)
-        return x.swapaxes(0, 1)
+        return x
 
 
 def _recur_together(gates: mx.array, weight: mx.array, step: _Step) -> mx.array:
