@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 
@@ -12,7 +11,8 @@ import pytest
 
 from mlx_speech.errors import OptionError
 from mlx_speech.layers import recurrence
-from mlx_speech.layers.lstm import DeepLSTM, LSTMLayer, recur
+from mlx_speech.layers.lstm import LSTM, LSTMLayer
+from mlx_speech.runtime import SlowRecurrenceWarning
 
 HOST = """
 #include <algorithm>
@@ -86,12 +86,127 @@ def test_the_kernel_run_by_threads(tmp_path, shape, constants):
     gates, weight, h, c = problem(*shape)
     body = recurrence._BODY.replace("constexpr int THREADS", "[[maybe_unused]] constexpr int THREADS")
     source = tmp_path / "kernel.cpp"
-    source.write_text(HOST % constants | {"H": shape[3], "body": body} if False else HOST % {**constants, "H": shape[3], "body": body})
+    source.write_text(HOST % {**constants, "H": shape[3], "body": body})
     program = tmp_path / "kernel"
     subprocess.run([compiler, "-std=c++20", "-O1", "-pthread", source, "-o", program], check=True)
     ordered = np.array(recurrence._by_thread(mx.array(weight)))
-    data = b"".join([np.array(gates.shape, np.int32).tobytes(), *(x.tobytes() for x in (gates, ordered, h, c))])
+    data = b"".join(
+        [np.array(gates.shape, np.int32).tobytes(), *(x.tobytes() for x in (gates, ordered, h, c))]
+    )
     done = subprocess.run([program], input=data, capture_output=True, check=True, timeout=120)
     found = np.frombuffer(done.stdout, np.float32)
     wanted = recurrence.reference(*(x.astype(np.float64) for x in (gates, weight, h, c)))
     np.testing.assert_allclose(found, np.concatenate([x.ravel() for x in wanted]), rtol=0, atol=1e-6)
+
+
+def test_the_order_of_the_weights():
+    """Thread (unit, lane) finds its groups of four columns one after the other, gate by gate."""
+    weight = np.arange(4 * 32 * 32, dtype=np.float32).reshape(1, 128, 32)
+    ordered = np.array(recurrence._by_thread(mx.array(weight))).reshape(4, 4, 64, 4)
+    for group, gate, unit, lane in ((0, 0, 0, 0), (3, 2, 31, 1), (1, 3, 7, 0)):
+        begin = 8 * group + 4 * lane
+        wanted = weight[0, gate * 32 + unit, begin : begin + 4]
+        assert np.array_equal(ordered[group, gate, 2 * unit + lane], wanted)
+
+
+class Device:
+    """Stands for a GPU: the kernel is computed by numpy, or fails."""
+
+    def __init__(self, error=0.0, failure=None):
+        self.error, self.failure, self.shapes = error, failure, []
+
+    def launch(self, gates, weight, h, c, sequences):
+        if self.failure:
+            raise self.failure
+        self.shapes.append(gates.shape)
+        found = recurrence.reference(*(np.array(x, np.float64) for x in (gates, weight, h, c)))
+        return tuple(mx.array((x + self.error).astype(np.float32)) for x in found)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    def install(**how):
+        found = Device(**how)
+        monkeypatch.setattr(recurrence.runtime, "on_cpu", lambda: False)
+        monkeypatch.setattr(recurrence, "_launch", found.launch)
+        recurrence._works.cache_clear()
+        return found
+
+    yield install
+    recurrence._works.cache_clear()
+
+
+@pytest.mark.parametrize("hidden", [16, 20])  # 20 is filled up to 32
+@pytest.mark.parametrize("directions", [1, 2])
+def test_layers_take_the_kernel(device, monkeypatch, hidden, directions):
+    mx.random.seed(0)
+    layer = LSTMLayer(7, hidden, directions)
+    layer.bias = mx.random.normal(layer.bias.shape)
+    x = mx.random.normal((3, 5, 7))
+    wanted = np.array(layer(x))
+    gpu = device()
+    np.testing.assert_allclose(np.array(layer(x)), wanted, atol=1e-6)
+    assert gpu.shapes[-1] == (3, 5, directions, 4 * (32 if hidden == 20 else 16))
+    monkeypatch.setenv("MLX_SPEECH_LSTM", "plain")
+    before = len(gpu.shapes)
+    np.testing.assert_allclose(np.array(layer(x)), wanted, atol=1e-6)
+    assert len(gpu.shapes) == before
+
+
+def test_a_state_is_carried_through_the_kernel(device):
+    mx.random.seed(1)
+    lstm = LSTM(4, 20)
+    x = mx.random.normal((2, 6, 4))
+    whole, last = lstm(x)
+    device()
+    first, state = lstm(x[:, :2])
+    second, end = lstm(x[:, 2:], state)
+    np.testing.assert_allclose(np.array(mx.concatenate([first, second], axis=1)), np.array(whole), atol=1e-6)
+    np.testing.assert_allclose(np.array(end.h), np.array(last.h), atol=1e-6)
+    np.testing.assert_allclose(np.array(end.c), np.array(last.c), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"error": 1e-4}, "1.0e-04 off"),
+        ({"error": float("nan")}, "nan off"),
+        ({"failure": RuntimeError("too many resources")}, "too many resources"),
+    ],
+)
+def test_a_kernel_that_is_wrong_is_not_used(device, how, message):
+    mx.random.seed(2)
+    layer = LSTMLayer(3, 16, 2)
+    x = mx.random.normal((2, 4, 3))
+    wanted = np.array(layer(x))
+    device(**how)
+    with pytest.warns(SlowRecurrenceWarning, match=message):
+        found = layer(x)
+    np.testing.assert_allclose(np.array(found), wanted, atol=1e-6)
+    assert np.array_equal(np.array(layer(x)), np.array(found))  # and it is said once
+
+
+def test_too_many_features_take_the_loop(device):
+    gpu = device()
+    layer = LSTMLayer(3, recurrence.MAX_HIDDEN + 1, 1)
+    assert layer(mx.zeros((1, 2, 3))).shape == (1, 2, recurrence.MAX_HIDDEN + 1)
+    assert not gpu.shapes
+
+
+def test_the_variable_takes_one_value(monkeypatch):
+    monkeypatch.setenv("MLX_SPEECH_LSTM", "fast")
+    with pytest.raises(OptionError, match="MLX_SPEECH_LSTM"):
+        recurrence.runtime.plain_recurrence()
+
+
+@pytest.mark.parametrize("size", [16, 128, 144, 256, 272, 512])
+def test_blocks_fit_a_gpu(size, monkeypatch):
+    """Registers and shared memory of a block, as the CUDA kernel asks for them."""
+    monkeypatch.setattr(recurrence, "_on_cuda", lambda: True)
+    for batch in (1, 100, 1000):
+        sequences = recurrence._sequences(size, batch, 2)
+        kept, stored = recurrence._kept(size, sequences)
+        assert kept + stored <= size // 8
+        assert 128 * size * stored + 8 * sequences * size <= recurrence._SHARED_BYTES
+        assert 2 * size * 16 * kept < 65536
+        assert 2 * size <= 1024

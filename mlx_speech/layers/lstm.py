@@ -1,5 +1,6 @@
 """Long short-term memory: one direction, or several layers in one or both.
 
+On a GPU the recurrence is one kernel (:mod:`mlx_speech.layers.recurrence`), elsewhere a loop over the steps.
 Equations and gate order (input, forget, cell, output) are those of ``torch.nn.LSTM``, BSD-3-Clause:
 https://github.com/pytorch/pytorch/blob/v2.8.0/torch/nn/modules/rnn.py
 
@@ -87,8 +88,8 @@ def recur(gates: mx.array, weight_hh: mx.array, state: LSTMState) -> tuple[mx.ar
         return mx.zeros((batch, 0, width // 4), gates.dtype), state
     fused = recurrence.recur(gates[:, :, None], weight_hh[None], state.h[None], state.c[None])
     if fused:
-        outputs, h, c = fused
-        return outputs[:, :, 0], LSTMState(h[0], c[0])
+        y, h, c = fused
+        return y[:, :, 0], LSTMState(h[0], c[0])
     by_step = gates.swapaxes(0, 1)
     weight = mx.contiguous(weight_hh.T)
     h, c = state

@@ -330,7 +330,9 @@ def _error(size: int, sequences: int) -> float:
     weight = random.normal(size=(2, 4 * size, size)) / size**0.5
     h, c = random.normal(size=(2, 2, batch, size)) / 2
     inputs = [x.astype(np.float32) for x in (gates, weight, h, c)]
-    found = _launch(*(mx.array(x) for x in inputs), sequences)
+    found = _launch(
+        mx.array(inputs[0]), mx.array(inputs[1]), mx.array(inputs[2]), mx.array(inputs[3]), sequences
+    )
     wanted = reference(*(x.astype(np.float64) for x in inputs))
     return float(max(np.abs(np.array(a) - b).max() for a, b in zip(found, wanted, strict=True)))
 

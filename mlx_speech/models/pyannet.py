@@ -16,11 +16,13 @@ from itertools import combinations, pairwise
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_speech import runtime
 from mlx_speech.errors import AudioError
 from mlx_speech.layers.lstm import DeepLSTM
 from mlx_speech.layers.sincnet import CHANNELS, SincNet, num_frames, receptive_field
 
-_BLOCK = 64  # windows that run at once: enough to share each step's overhead, and memory stays bounded
+# windows that run at once: enough to share each step's overhead, and memory stays bounded
+_BLOCK, _GPU_BLOCK = 64, 128
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,9 @@ class PyanNet(nn.Module):
         """
         frames = self._check(audio)
         found = [mx.zeros((0, frames, self.config.num_classes))]
-        for start in range(0, audio.shape[0], _BLOCK):
-            found.append(self._scores(audio[start : start + _BLOCK].astype(mx.float32)))
+        block = _BLOCK if runtime.on_cpu() else _GPU_BLOCK
+        for start in range(0, audio.shape[0], block):
+            found.append(self._scores(audio[start : start + block].astype(mx.float32)))
             mx.eval(found[-1])
         return mx.concatenate(found)
 

@@ -16,10 +16,12 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_speech import runtime
 from mlx_speech.errors import AudioError
 from mlx_speech.layers.lstm import LSTM, LSTMState
 
-_BLOCK = 2048  # chunks whose convolutions run at once: bounds memory, whatever the recording's length
+# chunks that run at once: bounds memory, whatever the recording's length
+_BLOCK, _GPU_BLOCK = 2048, 16384
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class SileroVAD(nn.Module):
             raise AudioError(
                 f"audio has {samples} samples, not a multiple of {self.config.chunk}: stream() takes any"
             )
-        step = self.config.chunk * max(1, _BLOCK // max(1, batch))
+        block = _BLOCK if runtime.on_cpu() else _GPU_BLOCK
+        step = self.config.chunk * max(1, block // max(1, batch))
         found = [mx.zeros((batch, 0))]
         for start in range(0, samples, step):
             probabilities, state = self._block(audio[:, start : start + step], state)

@@ -22,7 +22,7 @@ from mlx_speech.layers.conv2d import Conv2d
 from mlx_speech.layers.elementwise import slow_functions
 from mlx_speech.layers.pooling import pool_statistics
 
-_BLOCK = 16  # windows in the trunk at once on a GPU; one at a time on a CPU, where its cache counts
+_BLOCK = 32  # windows in the trunk at once on a GPU; one at a time on a CPU, where its cache counts
 
 # name: (blocks a stage, whether blocks are bottlenecks)
 VARIANTS = {

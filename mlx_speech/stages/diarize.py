@@ -56,7 +56,7 @@ class DiarizeOptions:
         min_duration_off: shorter pauses within a speaker's talk are filled, in seconds.
         shared_trunk: run the embedding network's trunk over the recording once instead of once a window:
             many times faster, and no longer the original's numbers.
-        segmentation_batch, embedding_batch: windows computed together.
+        segmentation_batch, embedding_batch: windows computed together; ``None`` for what suits the device.
 
     Raises:
         OptionError: names the argument out of range.
@@ -74,8 +74,8 @@ class DiarizeOptions:
     min_duration_on: float = 0.0
     min_duration_off: float = 0.0
     shared_trunk: bool = True
-    segmentation_batch: int = 32
-    embedding_batch: int = 4
+    segmentation_batch: int | None = None
+    embedding_batch: int | None = None
 
     def __post_init__(self) -> None:
         speaker_bounds(self.num_speakers, self.min_speakers, self.max_speakers)
@@ -86,7 +86,8 @@ class DiarizeOptions:
                 raise OptionError(f"{name} is {getattr(self, name)!r}: it must be True or False")
         ranges: dict[str, Any] = dict.fromkeys(("min_active_ratio", "onset"), _RATIO)
         ranges |= dict.fromkeys(("min_duration_on", "min_duration_off"), _SECONDS)
-        ranges |= dict.fromkeys(("segmentation_batch", "embedding_batch"), _BATCH)
+        batches = [x for x in ("segmentation_batch", "embedding_batch") if getattr(self, x) is not None]
+        ranges |= dict.fromkeys(batches, _BATCH)
         ranges["step"] = ("above 0 s, at most a window's length", lambda x: 0 < x <= WINDOW)
         if self.offset is not None:
             ranges["offset"] = (f"0 to onset ({self.onset})", lambda x: 0 <= x <= self.onset)

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 import numpy as np
 
+from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.features import FBANK_HOP, FBANK_WINDOW, kaldi_fbank
 from mlx_speech.models.wespeaker import WeSpeaker
-from mlx_speech.stages.segmentation import Segmentation, cut
+from mlx_speech.stages.segmentation import Segmentation, views
 
 _SHRINK = 8  # fbank frames a trunk frame
 _CONTEXT = 14  # trunk frames: half of what one of them hears, so that blocks do not show
-_BLOCK = 30.0  # seconds of audio in the trunk at once: bounds memory
+_BLOCK, _GPU_BLOCK = 30.0, 240.0  # seconds of audio in the trunk at once: bounds memory
 _PIECE = 30.0  # seconds: the longest audio embedded as one
 
 
@@ -32,7 +33,7 @@ def embed_windows(
     *,
     exclude_overlap: bool = True,
     shared_trunk: bool = False,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> np.ndarray:
     """An embedding of each speaker of each window, (C, S, D) float32; NaN where one is silent.
@@ -44,7 +45,7 @@ def embed_windows(
         exclude_overlap: hear speakers where they talk alone, if that is long enough.
         shared_trunk: run the trunk over the recording once; windows share its frames, which then know what
             lies beyond a window's ends and the mean of the ten seconds around them, not of the window.
-        batch_size: windows computed together without ``shared_trunk``.
+        batch_size: windows computed together without ``shared_trunk``; ``None`` for what suits the device.
         progress: told the seconds done.
     """
     active = segmentation.active
@@ -52,6 +53,7 @@ def embed_windows(
     windows, _, speakers = active.shape
     found = np.full((windows, speakers, model.config.embedding), np.nan, np.float32)
     grid, duration = segmentation.grid, len(samples) / SAMPLE_RATE
+    batch_size = batch_size or (4 if runtime.on_cpu() else 64)
     embed = _shared if shared_trunk else _each
     for rows, voices in embed(model, samples, segmentation, masks, batch_size):
         found[rows] = voices
@@ -85,8 +87,8 @@ def _each(
     talking = np.flatnonzero(masks.any((1, 2)))
     for at in range(0, len(talking), batch_size):
         rows = talking[at : at + batch_size]
-        audio = np.concatenate([cut(samples, segmentation.grid, row, row + 1) for row in rows])
-        yield rows, np.array(model.embed(mx.array(audio), mx.array(masks[rows])))
+        audio = views(samples, segmentation.grid, int(rows[0]), int(rows[-1]) + 1)[mx.array(rows - rows[0])]
+        yield rows, np.array(model.embed(audio, mx.array(masks[rows])))
 
 
 def _shared(
@@ -100,7 +102,7 @@ def _shared(
         return
     scale = SAMPLE_RATE / (_SHRINK * FBANK_HOP)
     firsts = np.rint(np.arange(len(masks)) * grid.step * scale).astype(np.int64)
-    group = max(1, int(_BLOCK / grid.step))
+    group = max(1, int((_BLOCK if runtime.on_cpu() else _GPU_BLOCK) / grid.step))
     held, base = mx.zeros((0, model.config.num_features)), 0
     for at in range(0, len(masks), group):
         rows = np.arange(at, min(at + group, len(masks)))

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.errors import OptionError
 from mlx_speech.models.pyannet import PyanNet
@@ -91,7 +92,7 @@ def segment(
     samples: np.ndarray,
     *,
     step: float = 1.0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     onset: float = 0.5,
     offset: float | None = None,
     progress: Callable[[float], None] | None = None,
@@ -102,7 +103,7 @@ def segment(
         model: with its weights.
         samples: (T,) float32 at 16 kHz.
         step: seconds between windows, at most a window's length.
-        batch_size: windows computed together.
+        batch_size: windows computed together; ``None`` for what suits the device.
         onset: score above which a speaker talks; powerset networks decide without it.
         offset: score below which a speaker stops; ``onset`` where ``None``.
         progress: told the seconds done.
@@ -115,6 +116,7 @@ def segment(
     """
     config = model.config
     grid = grid_of(model, step)
+    batch_size = batch_size or (32 if runtime.on_cpu() else 128)
     blocks = list(_outputs(model, samples, grid, batch_size, progress))
     frames = config.num_frames(config.window_samples)
     outputs = np.concatenate([*blocks, np.zeros((0, frames, config.num_classes), np.float32)])
@@ -148,11 +150,20 @@ def num_windows(num_samples: int, grid: Grid) -> int:
 def cut(samples: np.ndarray, grid: Grid, first: int, last: int) -> np.ndarray:
     """Windows ``first`` to ``last`` (excluded), (last - first, window) float32, silence after the end."""
     size, step = round(grid.window * SAMPLE_RATE), round(grid.step * SAMPLE_RATE)
-    begin, end = first * step, (last - 1) * step + size
+    return sliding_window_view(_piece(samples, first * step, (last - 1) * step + size), size)[::step]
+
+
+def views(samples: np.ndarray, grid: Grid, first: int, last: int) -> mx.array:
+    """What :func:`cut` gives, on the device: each sample goes there once, however many windows share it."""
+    size, step = round(grid.window * SAMPLE_RATE), round(grid.step * SAMPLE_RATE)
+    piece = mx.array(_piece(samples, first * step, (last - 1) * step + size))
+    return mx.as_strided(piece, (last - first, size), (step, 1))
+
+
+def _piece(samples: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Samples ``begin`` to ``end`` (excluded), silence after the recording's end."""
     piece = samples[begin:end]
-    if len(piece) < end - begin:
-        piece = np.pad(piece, (0, end - begin - len(piece)))
-    return sliding_window_view(piece, size)[::step]
+    return np.pad(piece, (0, end - begin - len(piece))) if len(piece) < end - begin else piece
 
 
 def _outputs(
@@ -166,7 +177,7 @@ def _outputs(
     total = num_windows(len(samples), grid)
     for first in range(0, total, batch_size):
         last = min(first + batch_size, total)
-        yield np.array(model(mx.array(cut(samples, grid, first, last))))
+        yield np.array(model(views(samples, grid, first, last)))
         if progress:
             progress(min((last - 1) * grid.step + grid.window, len(samples) / SAMPLE_RATE))
 
