@@ -29,9 +29,10 @@ import numpy as np
 
 from mlx_speech.audio import SAMPLE_RATE, load_audio
 from mlx_speech.stages import timing
-from mlx_speech.stages.align import AlignOptions, align_segments, align_text
+from mlx_speech.stages.align import align_segments, align_text
 from mlx_speech.stages.aligners import known_lag
 from mlx_speech.stages.emissions import Listener
+from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.stages.transcribe import encode
 from mlx_speech.types import Segment, Word
 

@@ -22,8 +22,9 @@ from mlx_speech.pipeline import Aligner
 from mlx_speech.readers import read_transcript
 from mlx_speech.registry import CARDS
 from mlx_speech.stages import aligners
-from mlx_speech.stages.align import AlignOptions, align_segments, align_text
+from mlx_speech.stages.align import align_segments, align_text
 from mlx_speech.stages.emissions import Alphabet, Listener
+from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.types import Segment, Transcript, Word
 
 LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
@@ -119,7 +120,8 @@ def check(segments: list[Segment], texts: list[str], duration: float) -> None:
 
 def test_words_and_characters_get_their_frames(listener):
     audio = spell(100, (10, "hello world"))
-    [segment] = align_text(listener, audio, "Hello, WORLD!", "en", AlignOptions(characters=True))
+    options = AlignOptions(characters=True, meet=0)
+    [segment] = align_text(listener, audio, "Hello, WORLD!", "en", options)
     hello, world = segment.words
     assert (hello.text, world.text) == ("Hello,", "WORLD!")
     assert (hello.start, hello.end) == pytest.approx((10 * 0.02 + EDGE, 24 * 0.02 + EDGE))
@@ -131,6 +133,17 @@ def test_words_and_characters_get_their_frames(listener):
     assert [c.text for c in hello.characters] == list("Hello,")
     assert [c.start for c in hello.characters[:5]] == pytest.approx([0.2 + 0.06 * n + EDGE for n in range(5)])
     assert hello.characters[5].start == hello.characters[5].end == hello.end
+
+
+def test_words_that_are_near_meet_halfway(listener):
+    audio = spell(200, (10, "hello world"), (60, "far"))
+    apart = align_text(listener, audio, "hello world far", "en", AlignOptions(meet=0))[0].words
+    options = AlignOptions(characters=True)
+    hello, world, far = align_text(listener, audio, "hello world far", "en", options)[0].words
+    assert hello.end == world.start == pytest.approx((apart[0].end + apart[1].start) / 2)
+    assert hello.characters[-1].end == hello.end
+    assert world.characters[0].start == world.start
+    assert (hello.start, world.end, far.start) == (apart[0].start, apart[1].end, apart[2].start)
 
 
 def test_lag_is_taken_off_and_silence_belongs_to_nobody(listener):
@@ -146,7 +159,8 @@ def test_lag_is_taken_off_and_silence_belongs_to_nobody(listener):
 
 def test_numbers_are_heard_as_words_and_written_as_numbers(listener):
     audio = spell(200, (10, "it cost forty three thousand dollars then"))
-    [segment] = align_text(listener, audio, "It cost $43,000 then.", "en", AlignOptions(characters=True))
+    options = AlignOptions(characters=True, meet=0)
+    [segment] = align_text(listener, audio, "It cost $43,000 then.", "en", options)
     assert [w.text for w in segment.words] == ["It", "cost", "$43,000", "then."]
     number = segment.words[2]
     assert number.start == pytest.approx((10 + 3 * 8) * 0.02 + EDGE)
@@ -156,7 +170,7 @@ def test_numbers_are_heard_as_words_and_written_as_numbers(listener):
 
 def test_unknown_letters_take_time_but_prove_nothing(listener):
     audio = spell(100, (10, "one abc two"))
-    one, strange, two = align_text(listener, audio, "one 日本語 two", "en")[0].words
+    one, strange, two = align_text(listener, audio, "one 日本語 two", "en", AlignOptions(meet=0))[0].words
     assert one.end < strange.start < strange.end < two.start
     assert strange.probability == 0
     assert strange.uncertain
@@ -216,7 +230,8 @@ def test_order_of_segments_and_what_they_know_is_kept(listener):
 def test_sentences_become_segments(listener):
     audio = spell(200, (20, "one two three four"))
     segment = Segment(0, 3, "One two. Three, four!", language="en", tokens=(1, 2))
-    found = align_segments({"en": listener}, audio, [segment], AlignOptions(sentences=True))
+    options = AlignOptions(sentences=True, meet=0)
+    found = align_segments({"en": listener}, audio, [segment], options)
     assert [s.text for s in found] == ["One two.", "Three, four!"]
     assert found[0].end < found[1].start
     assert all((s.start, s.end) == (s.words[0].start, s.words[-1].end) for s in found)
@@ -440,6 +455,7 @@ def test_another_kind_of_model_is_refused():
         {"slack": -1},
         {"slack": float("nan")},
         {"lag": 2},
+        {"meet": -0.1},
         {"uncertain": 7},
     ],
 )

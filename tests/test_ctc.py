@@ -104,6 +104,45 @@ def test_blank_stay_is_the_best_of_its_paths(case):
     assert score(log_probs[:last], told) == pytest.approx(best, abs=1e-4)
 
 
+def speechlike(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, and emissions that say them, two frames each and a blank between, among noise."""
+    tokens = rng.integers(1, 20, count)
+    said = np.stack([tokens, tokens, np.zeros_like(tokens)], axis=1).ravel()
+    weights = rng.dirichlet(np.full(20, 0.3), len(said)) + 0.5 * np.eye(20)[said]
+    return np.log(weights / weights.sum(1, keepdims=True)).astype(np.float32), tokens
+
+
+@pytest.mark.parametrize("silence", [0, 900])
+def test_a_beam_finds_the_same_path_where_text_and_speech_agree(silence):
+    log_probs, tokens = speechlike(np.random.default_rng(0), 1500)
+    quiet = np.log(np.full((silence, 20), 0.01, np.float32) + 0.8 * np.eye(20, dtype=np.float32)[0])
+    log_probs = np.concatenate([quiet, log_probs[:2000], quiet, log_probs[2000:], quiet])
+    exact, beam = ctc.viterbi(log_probs, tokens), ctc.viterbi(log_probs, tokens, beam=200)
+    np.testing.assert_array_equal(exact.starts, beam.starts)
+    np.testing.assert_array_equal(exact.ends, beam.ends)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), width=st.floats(0.5, 100), chunk=st.integers(1, 40))
+def test_a_beam_finds_a_path_that_is_never_better_than_the_best(seed, width, chunk):
+    rng = np.random.default_rng(seed)
+    log_probs, tokens = speechlike(rng, 30)
+    tokens = np.concatenate([tokens, rng.integers(1, 20, int(rng.integers(0, 20)))])  # some are not said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ctc, "_CHUNK", chunk)
+        patch.setattr(ctc, "_BLOCK", 2 * chunk + 1)
+        best, found = ctc.viterbi(log_probs, tokens), ctc.viterbi(log_probs, tokens, beam=width)
+    if found is not None:
+        said = symbols_of(found, tokens, len(log_probs), 0)
+        assert collapse(said, 0) == tokens.tolist()
+        assert score(log_probs, said) <= score(log_probs, symbols_of(best, tokens, len(log_probs), 0)) + 1e-3
+
+
+def test_a_beam_may_lose_the_way():
+    log_probs, tokens = speechlike(np.random.default_rng(0), 200)
+    assert ctc.viterbi(log_probs, np.concatenate([tokens, tokens]), beam=5) is None
+
+
 def test_blocks_change_nothing_on_a_long_recording(monkeypatch):
     rng = np.random.default_rng(0)
     log_probs = np.log(rng.dirichlet(np.full(20, 0.1), 3000) + 1e-12).astype(np.float32)

@@ -13,8 +13,8 @@ from mlx_speech.cli.options import Dir, Quiet
 from mlx_speech.errors import OptionError
 from mlx_speech.pipeline import Aligner
 from mlx_speech.readers import read_transcript
-from mlx_speech.stages.align import UNCERTAIN, AlignOptions
 from mlx_speech.stages.languages import language_code
+from mlx_speech.stages.placing import UNCERTAIN, AlignOptions
 from mlx_speech.writers import WRITERS, WriteOptions
 
 

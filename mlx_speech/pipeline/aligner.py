@@ -10,9 +10,10 @@ from mlx_speech.errors import ModelNotFoundError
 from mlx_speech.loading import load
 from mlx_speech.models.wav2vec2 import Wav2Vec2ForCTC
 from mlx_speech.pipeline.basis import AudioLike, Progress, expect
-from mlx_speech.stages.align import AlignOptions, align_segments, align_text
+from mlx_speech.stages.align import align_segments, align_text
 from mlx_speech.stages.aligners import ALIGNERS, default_aligner, known_lag
 from mlx_speech.stages.emissions import Listener
+from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.types import Segment, Transcript
 
 

@@ -4,82 +4,23 @@ Segments that follow each other closely are placed together, so that a wrong bor
 no harm. Each written word comes back once, in order, with a time: what has no sound of its own (an emoji, a
 dash) stands beside its neighbours, and the words of a segment that cannot be placed share its time and have
 probability 0.
-
-A word's probability is that of the path along the word and half of the way to its neighbours, as a geometric
-mean over frames: where the text leaves out what was said, or the other way round, the path has to cross
-frames that say something else, and the words beside them score low. The mean over the word's own frames
-knows less of it: it says that a model which was given the wrong text still finds its letters somewhere.
-
-A frame lasts half a stride to both sides of the middle of what it hears; the model's known lag is taken off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlx_speech.audio import SAMPLE_RATE
-from mlx_speech.errors import OptionError
-from mlx_speech.stages import ctc
 from mlx_speech.stages.cutting import cut_segment
-from mlx_speech.stages.emissions import Alphabet, Emissions, Listener
-from mlx_speech.stages.spoken import SpokenWord, sentence_ends, split_words, spoken_form
-from mlx_speech.types import Character, Segment, Word
+from mlx_speech.stages.emissions import Listener
+from mlx_speech.stages.placing import AlignOptions, Work, inside, place, unplaced
+from mlx_speech.stages.spoken import sentence_ends, split_words
+from mlx_speech.types import Segment
 
 _LONGEST_GROUP = 60.0  # seconds of segments placed together
-_BESIDE = 25  # frames at most on each side that a word's probability takes in
-_SILENT_WORD = 0.2  # seconds at most for a word without sound
-_METHODS: Mapping[str, Callable[..., ctc.Path | None]] = {
-    "viterbi": ctc.viterbi,
-    "blank-stay": ctc.blank_stay,
-}
-
-UNCERTAIN = 0.1
-"""A word whose probability is below this is marked ``uncertain``: with the mini model about one right word in
-ten is, and nine wrong ones (parity/bench_alignment.py)."""
-
-
-@dataclass(frozen=True)
-class AlignOptions:
-    """How words are placed.
-
-    Args:
-        method: ``"viterbi"``, or ``"blank-stay"`` for WhisperX's rule, which is worse and there to compare.
-        batch_size: windows of 30 s heard together.
-        slack: seconds by which words may leave their segment, where no other segment is.
-        join: place segments together that stand closer than twice the slack.
-        characters: give the words their characters' times.
-        sentences: cut segments where sentences end.
-        lag: seconds that the model's times are late, taken off; by default what is known of the model.
-        uncertain: words with a lower probability are marked.
-
-    Raises:
-        OptionError: an option out of its range.
-    """
-
-    method: str = "viterbi"
-    batch_size: int = 8
-    slack: float = 0.3
-    join: bool = True
-    characters: bool = False
-    sentences: bool = False
-    lag: float | None = None
-    uncertain: float = UNCERTAIN
-
-    def __post_init__(self) -> None:
-        if self.method not in _METHODS:
-            raise OptionError(f"method {self.method!r}: choose from {', '.join(_METHODS)}")
-        if self.batch_size < 1:
-            raise OptionError(f"batch_size {self.batch_size} must be at least 1")
-        if not 0 <= self.slack < float("inf"):
-            raise OptionError(f"slack {self.slack} must be 0 seconds or more")
-        if self.lag is not None and not -1 < self.lag < 1:
-            raise OptionError(f"lag {self.lag} must be within a second")
-        if not 0 <= self.uncertain <= 1:
-            raise OptionError(f"uncertain {self.uncertain} must be within 0 and 1")
 
 
 def align_segments(
@@ -104,7 +45,7 @@ def align_segments(
     """
     options = options or AlignOptions()
     duration = len(audio) / SAMPLE_RATE
-    segments = [_inside(s, duration) for s in segments]
+    segments = [inside(s, duration) for s in segments]
     every = _groups(segments, duration, options)
     placed: dict[int, Segment] = {}
     for language in dict.fromkeys(s.language for s in segments):
@@ -114,8 +55,8 @@ def align_segments(
             kept = ((n, segments[n]) for g in groups for n in g.members)
             placed.update((n, s if s.words else unplaced(s, duration)) for n, s in kept)
             continue
-        work = [_Work.of(listener.alphabet, [segments[n] for n in g.members], g.start, g.end) for g in groups]
-        for group, found in zip(groups, _place(listener, audio, work, options, progress), strict=True):
+        work = [Work.of(listener.alphabet, [segments[n] for n in g.members], g.start, g.end) for g in groups]
+        for group, found in zip(groups, place(listener, audio, work, options, progress), strict=True):
             placed.update(zip(group.members, found, strict=True))
     ordered = [placed[n] for n in range(len(segments))]
     return [x for s in ordered for x in split_sentences(s)] if options.sentences else ordered
@@ -131,7 +72,8 @@ def align_text(
 ) -> list[Segment]:
     """Time a text that is the whole recording's, without knowing where in it anything is.
 
-    The best of all placements is found: time grows with the recording's length times the text's.
+    The best of all placements is found, unless both are long, some ten minutes: then the best of those that
+    stay near the likeliest (see :func:`~mlx_speech.stages.placing.place`).
 
     Args:
         listener: the model.
@@ -156,31 +98,8 @@ def align_text(
         segments += split_sentences(whole)
     if not segments:
         return []
-    work = _Work.of(listener.alphabet, segments, 0.0, duration)
-    return next(_place(listener, audio, [work], options, progress))
-
-
-def unplaced(segment: Segment, duration: float) -> Segment:
-    """A segment with the words it has, or with words that share its time, each as much as it is long."""
-    words = segment.words or tuple(
-        Word(t, 0.0, 0.0, 0.0) for t in split_words(segment.text, segment.language)
-    )
-    segment = _inside(segment, duration)
-    start, end = segment.start, segment.end
-    if not segment.words:
-        edges = np.cumsum([0, *(len(w.text) for w in words)], dtype=float)
-        edges = start + (end - start) * edges / max(edges[-1], 1.0)
-        words = tuple(
-            replace(w, start=float(a), end=float(min(b, end)))
-            for w, (a, b) in zip(words, pairwise(edges), strict=True)
-        )
-    return replace(segment, words=tuple(replace(w, uncertain=True) for w in words))
-
-
-def _inside(segment: Segment, duration: float) -> Segment:
-    """A segment whose start and end are in order and within the recording."""
-    start = min(max(segment.start, 0.0), duration)
-    return replace(segment, start=start, end=min(max(segment.end, start), duration))
+    work = Work.of(listener.alphabet, segments, 0.0, duration)
+    return next(place(listener, audio, [work], options, progress))
 
 
 def split_sentences(segment: Segment) -> list[Segment]:
@@ -226,228 +145,3 @@ def _joins(group: Sequence[Segment], segment: Segment, slack: float) -> bool:
     gap = segment.start - last.end
     near = -slack <= gap <= 2 * slack
     return near and last.language == segment.language and segment.end - group[0].start <= _LONGEST_GROUP
-
-
-# --- what to listen for -------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Work:
-    """Segments to be placed together: their words and the columns to listen for.
-
-    ``owners`` (N, 2) int holds each column's word, counted over all segments, and its piece in that word; a
-    delimiter belongs to word -1.
-    """
-
-    segments: list[Segment]
-    words: list[list[SpokenWord]]
-    start: float
-    end: float
-    columns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.intp))
-    owners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.intp))
-
-    @classmethod
-    def of(cls, alphabet: Alphabet, segments: Sequence[Segment], start: float, end: float) -> _Work:
-        """Spell the segments out."""
-        spoken = [spoken_form(s.text, s.language, [w.text for w in s.words] or None) for s in segments]
-        work = cls(list(segments), spoken, start, end)
-        columns: list[int] = []
-        owners: list[tuple[int, int]] = []
-        divided = False
-        for number, word in enumerate(w for words in spoken for w in words):
-            divided |= word.spaced
-            for piece, part in enumerate(word.pieces):
-                for letter in part.spoken:
-                    divided |= letter == " " and word.spaced
-                    found = alphabet.of(letter)
-                    if found and divided and columns and alphabet.delimiter is not None:
-                        columns.append(alphabet.delimiter)
-                        owners.append((-1, -1))
-                    divided = divided and not found
-                    columns.extend(found)
-                    owners.extend([(number, piece)] * len(found))
-        work.columns = np.array(columns, np.intp)
-        work.owners = np.array(owners, np.intp).reshape(-1, 2)
-        return work
-
-    def alone(self, alphabet: Alphabet) -> list[_Work]:
-        """Its segments one by one, each in its own time."""
-        ends = (self.start, self.end)
-        times = [(float(np.clip(s.start, *ends)), float(np.clip(s.end, *ends))) for s in self.segments]
-        return [_Work.of(alphabet, [s], *t) for s, t in zip(self.segments, times, strict=True)]
-
-
-def _place(
-    listener: Listener,
-    audio: np.ndarray,
-    work: Sequence[_Work],
-    options: AlignOptions,
-    progress: Callable[[float], None] | None,
-) -> Iterator[list[Segment]]:
-    """Each work's segments with words."""
-    clock = _Clock.of(listener, options)
-    alphabet = listener.alphabet
-    total = listener.model.config.output_length(len(audio))
-    used = sorted({int(c) for w in work for c in w.columns if c >= 0} - {alphabet.blank})
-    spans = [clock.frames(w.start, w.end, total) for w in work]
-    heard = [s for s in spans if s[1] > s[0]]
-    emissions = Emissions(listener, audio, heard, [alphabet.blank, *used], options.batch_size)
-    rank = {c: n for n, c in enumerate(used, 1)}
-    for w, (first, last) in zip(work, spans, strict=True):
-        rows = emissions.part(first, last)
-        found = _fit(w, rows, rank, clock, first, options)
-        if found is None and len(w.segments) > 1:
-            found = []
-            for single in w.alone(alphabet):
-                a, b = (min(max(f, first), last) for f in clock.frames(single.start, single.end, total))
-                one = _fit(single, rows[a - first : b - first], rank, clock, a, options)
-                found += one or [unplaced(single.segments[0], len(audio) / SAMPLE_RATE)]
-        yield found or [unplaced(s, len(audio) / SAMPLE_RATE) for s in w.segments]
-        if progress:
-            progress(w.end)
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """From frames to seconds and back: a frame's borders lie half a stride around what it hears."""
-
-    stride: float
-    offset: float
-
-    @classmethod
-    def of(cls, listener: Listener, options: AlignOptions) -> _Clock:
-        config = listener.model.config
-        lag = listener.lag if options.lag is None else options.lag
-        edge = (config.receptive_field - config.frame_stride) / 2 / SAMPLE_RATE
-        return cls(config.frame_stride / SAMPLE_RATE, edge - lag)
-
-    def seconds(self, frames: np.ndarray) -> np.ndarray:
-        """Times of borders."""
-        return frames * self.stride + self.offset
-
-    def frames(self, start: float, end: float, total: int) -> tuple[int, int]:
-        """The frames within a span, at least those that hear it."""
-        first = int(np.floor((start - self.offset) / self.stride))
-        last = int(np.ceil((end - self.offset) / self.stride))
-        return min(max(first, 0), total), min(max(last, 0), total)
-
-
-def _fit(
-    work: _Work, rows: np.ndarray, rank: Mapping[int, int], clock: _Clock, first: int, options: AlignOptions
-) -> list[Segment] | None:
-    """The best placement in the frames, as segments; ``None`` where there is none."""
-    wild = rows.shape[1] - 2
-    tokens = np.array([wild + n % 2 if c < 0 else rank[int(c)] for n, c in enumerate(work.columns)], np.intp)
-    path = _METHODS[options.method](rows, tokens, 0)
-    if path is None:
-        return None
-    starts, ends = (np.clip(clock.seconds(first + x), work.start, work.end) for x in (path.starts, path.ends))
-    timed = _Timed.of(path, starts, ends, work)
-    out: list[Segment] = []
-    number = 0
-    words: list[Word | None] = []
-    for spoken in work.words:
-        for word in spoken:
-            words.append(timed.word(number, word, options))
-            number += 1
-    texts = [w.text for spoken in work.words for w in spoken]
-    done = iter(_fill_silent(words, texts, work.start, work.end))
-    for segment, spoken in zip(work.segments, work.words, strict=True):
-        mine = tuple(next(done) for _ in spoken)
-        start, end = (mine[0].start, mine[-1].end) if mine else (segment.start, segment.end)
-        out.append(replace(segment, start=start, end=end, words=mine))
-    return out
-
-
-@dataclass(frozen=True)
-class _Timed:
-    """Tokens with times in seconds (N,), probabilities and frames (N,), and owners (N, 2).
-
-    ``first`` gives each word's first token, ``last`` the one behind its last, ``sure`` its probability; a
-    wildcard fits anything, so it says when something was said but not that the word was: its share is 0.
-    """
-
-    starts: np.ndarray
-    ends: np.ndarray
-    scores: np.ndarray
-    frames: np.ndarray
-    owners: np.ndarray
-    first: Mapping[int, int]
-    last: Mapping[int, int]
-    sure: Mapping[int, float]
-
-    @classmethod
-    def of(cls, path: ctc.Path, starts: np.ndarray, ends: np.ndarray, work: _Work) -> _Timed:
-        known = work.columns >= 0
-        sounding = np.flatnonzero(work.owners[:, 0] >= 0)
-        numbers, at, counts = np.unique(work.owners[sounding, 0], return_index=True, return_counts=True)
-        first, last = sounding[at], sounding[at + counts - 1] + 1
-        # half of the way to the neighbours
-        begin, end = path.starts[first], path.ends[last - 1]
-        low = np.append(0, (end[:-1] + begin[1:]) // 2)
-        high = np.append(low[1:], len(path.along))
-        low, high = np.maximum(low, begin - _BESIDE), np.minimum(high, end + _BESIDE)
-        total = np.append(0.0, np.cumsum(path.along, dtype=np.float64))
-        sure = np.exp((total[high] - total[low]) / (high - low))
-        shares = np.add.reduceat(known[sounding].astype(float), at) / counts
-        return cls(
-            starts,
-            ends,
-            np.where(known, path.scores, 0.0),
-            path.ends - path.starts,
-            work.owners,
-            dict(zip(numbers.tolist(), first.tolist(), strict=True)),
-            dict(zip(numbers.tolist(), last.tolist(), strict=True)),
-            dict(zip(numbers.tolist(), np.minimum(sure * shares, 1.0).tolist(), strict=True)),
-        )
-
-    def word(self, number: int, word: SpokenWord, options: AlignOptions) -> Word | None:
-        """A word by its tokens; ``None`` where it has none."""
-        if number not in self.first:
-            return None
-        tokens = np.arange(self.first[number], self.last[number])
-        start, end, sure = float(self.starts[tokens[0]]), float(self.ends[tokens[-1]]), self.sure[number]
-        characters: tuple[Character, ...] = ()
-        if options.characters:
-            characters = tuple(self._characters(word, tokens, start))
-        return Word(word.text, start, end, sure, characters, uncertain=sure < options.uncertain)
-
-    def _characters(self, word: SpokenWord, tokens: np.ndarray, start: float) -> Iterator[Character]:
-        """Its pieces; a silent one takes no time, where the one before it ends."""
-        now = start
-        for n, piece in enumerate(word.pieces):
-            mine = tokens[self.owners[tokens, 1] == n]
-            begin, probability = now, 0.0
-            if len(mine):
-                begin, now = float(self.starts[mine[0]]), float(self.ends[mine[-1]])
-                probability = float(np.average(self.scores[mine], weights=self.frames[mine]))
-            if piece.text:
-                yield Character(piece.text, begin, now, probability)
-
-
-def _fill_silent(words: Sequence[Word | None], texts: Sequence[str], start: float, end: float) -> list[Word]:
-    """Words without sound stand behind the word before them, the first ones before the word that follows."""
-    out: list[Word] = []
-    n = 0
-    while n < len(words):
-        word = words[n]
-        if word is not None:
-            out.append(word)
-            n += 1
-            continue
-        last = n
-        while last < len(words) and words[last] is None:
-            last += 1
-        following = words[last] if last < len(words) else None
-        low = out[-1].end if out else start
-        high = following.start if following else end
-        room = min(high - low, _SILENT_WORD * (last - n))
-        if not out and following:
-            low = high - room
-        edges = np.linspace(low, low + room, last - n + 1)
-        out += [
-            Word(t, float(a), float(min(b, high)), 0.0, uncertain=True)
-            for t, (a, b) in zip(texts[n:last], pairwise(edges), strict=True)
-        ]
-        n = last
-    return out

@@ -6,7 +6,8 @@ T frames, N tokens, V symbols. Two rules:
   stand between two equal ones. Exact, in one pass over the frames with vector arithmetic over the tokens.
   Scores are kept only every ``_BLOCK`` frames; the path is found from the end backwards by computing each
   block again, for the few tokens that it can hold. So memory is 8·T·N/_BLOCK bytes and some megabytes, and
-  time is proportional to T·N.
+  time is proportional to T·N. With a beam only the tokens between the first and the last whose score is near
+  the best are kept: time and memory are then proportional to T, and the path need not be the best.
 - :func:`blank_stay`, the rule of torchaudio's old tutorial and of WhisperX: a token is said in one frame, and
   every further frame costs a blank. For comparison; it needs 4·(T+1)·(N+1) bytes.
 
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _BLOCK = 2048  # frames between kept scores
+_CHUNK = 128  # frames between looks at which tokens matter
 _GATHER = 1 << 22  # emissions gathered at a time
 _FLOOR = -1e4  # log-probabilities are cut here, so that sums stay finite
 
@@ -45,32 +47,66 @@ def frames_needed(tokens: Sequence[int] | np.ndarray) -> int:
     return len(tokens) + int(np.sum(tokens[1:] == tokens[:-1]))
 
 
-def viterbi(log_probs: np.ndarray, tokens: Sequence[int] | np.ndarray, blank: int = 0) -> Path | None:
+def viterbi(
+    log_probs: np.ndarray, tokens: Sequence[int] | np.ndarray, blank: int = 0, beam: float = np.inf
+) -> Path | None:
     """The likeliest CTC path.
 
     Args:
         log_probs: (T, V) natural logarithms.
         tokens: N columns of ``log_probs``, none of them the blank.
         blank: the blank's column.
+        beam: how much less than the best score a token's may be for paths to go on from it; without a beam
+            the path is the best of all.
 
     Returns:
-        The path, or ``None`` where the frames are too few (:func:`frames_needed`).
+        The path, or ``None`` where the frames are too few (:func:`frames_needed`) or the beam lost the way to
+        the last token.
     """
     wanted = np.asarray(tokens, np.intp)
     if not len(wanted) or len(log_probs) < frames_needed(wanted):
         return None
-    trellis = _Trellis(log_probs, wanted, blank)
-    states = trellis.states()
+    states = _Trellis(log_probs, wanted, blank).states(beam)
+    if states is None:
+        return None
     symbols = np.where(states < 0, blank, wanted[states])
     return _path(states, log_probs[np.arange(len(symbols)), symbols])
 
 
-class _Trellis:
-    """Scores of being, after t frames, on token n (``on``) or in the blank behind it (``after``).
+@dataclass(slots=True)
+class _Scores:
+    """Scores of being, after some frames, on a token (``on``) or in the blank behind it (``after``).
 
-    Both have N + 1 entries: the first stands for the start, before any token. All scores are relative to a
-    path of blanks, so a blank costs nothing.
+    Both are float32 and have an entry for each of the tokens ``low`` to ``high``, counted from 1; 0 stands for
+    the start, before any token. Other tokens are out of reach.
     """
+
+    low: int
+    on: np.ndarray
+    after: np.ndarray
+
+    @property
+    def high(self) -> int:
+        """The last token."""
+        return self.low + len(self.on) - 1
+
+    def between(self, low: int, high: int) -> _Scores:
+        """A copy for other tokens."""
+        rows = np.full((2, high - low + 1), -np.inf, np.float32)
+        first, last = max(low, self.low), min(high, self.high) + 1
+        for row, mine in zip(rows, (self.on, self.after), strict=True):
+            row[first - low : last - low] = mine[first - self.low : last - self.low]
+        return _Scores(low, *rows)
+
+    def within(self, beam: float) -> _Scores:
+        """The tokens that matter, and the one before them."""
+        best = np.maximum(self.on, self.after)
+        alive = np.flatnonzero(best > best.max() - np.float32(beam))
+        return self.between(max(self.low + int(alive[0]) - 1, 0), self.low + int(alive[-1]))
+
+
+class _Trellis:
+    """Scores of every token, frame by frame; all are relative to a path of blanks, so a blank costs nothing."""
 
     def __init__(self, log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> None:
         scores = np.maximum(log_probs, np.float32(_FLOOR), dtype=np.float32)
@@ -80,32 +116,38 @@ class _Trellis:
         self.repeat = np.zeros(len(tokens), np.float32)
         self.repeat[1:][tokens[1:] == tokens[:-1]] = -np.inf
 
-    def states(self) -> np.ndarray:
-        """The best path: for each frame its token's number, or -1 for a blank."""
-        frames, count = len(self.relative), len(self.tokens)
-        on = np.full(count + 1, -np.inf, np.float32)
-        after = on.copy()
-        after[0] = 0.0
-        kept = []
-        for first in range(0, frames, _BLOCK):
-            kept.append((on.copy(), after.copy()))
-            if first + _BLOCK < frames:
-                for _ in self._steps(on, after, first, first + _BLOCK, 0, count):
-                    pass
-                top = max(on.max(), after.max())  # keeps float32 sums of many frames small
-                on -= top
-                after -= top
+    def states(self, beam: float = np.inf) -> np.ndarray | None:
+        """The best path: for each frame its token's number, or -1 for a blank; ``None`` where none is left."""
+        frames, token = len(self.relative), len(self.tokens)
+        kept, end = self._forward(beam)
+        if end.high < token:
+            return None
+        blank = bool(end.after[-1] > end.on[-1])
         out = np.empty(frames, np.int64)
-        token, blank = count, False
         for number in reversed(range(len(kept))):
             first, last = number * _BLOCK, min((number + 1) * _BLOCK, frames)
-            low = max(0, token - (last - first) - 1)
-            on, after = (x[low : token + 1].copy() for x in kept[number])
-            rows = self._rows(on, after, first, last, low, token)
-            if last == frames:
-                blank = bool(rows[1][-1, -1] > rows[0][-1, -1])
+            low = max(kept[number].low, token - (last - first) - 1)
+            rows = self._rows(kept[number].between(low, token), first, last)
             token, blank = self._trace(rows, out, first, last, low, token, blank)
         return out
+
+    def _forward(self, beam: float) -> tuple[list[_Scores], _Scores]:
+        """The scores before every block, and those at the end."""
+        scores = _Scores(0, np.full(1, -np.inf, np.float32), np.zeros(1, np.float32))
+        kept = []
+        for first in range(0, len(self.relative), _BLOCK):
+            kept.append(scores)
+            last = min(first + _BLOCK, len(self.relative))
+            for start in range(first, last, _CHUNK):
+                stop = min(start + _CHUNK, last)
+                # a frame brings at most one token into reach
+                scores = scores.between(scores.low, min(scores.high + stop - start, len(self.tokens)))
+                for _ in self._steps(scores, start, stop):
+                    pass
+                scores = scores.within(beam)
+            top = max(scores.on.max(), scores.after.max())  # keeps float32 sums of many frames small
+            scores = _Scores(scores.low, scores.on - top, scores.after - top)
+        return kept, scores
 
     def _emissions(self, first: int, last: int, low: int, high: int) -> Iterator[np.ndarray]:
         """Each frame's scores (high - low,) of the tokens low ≤ n < high."""
@@ -114,10 +156,9 @@ class _Trellis:
         for at in range(first, last, step):
             yield from self.relative[at : min(at + step, last)][:, tokens]
 
-    def _steps(
-        self, on: np.ndarray, after: np.ndarray, first: int, last: int, low: int, high: int
-    ) -> Iterator[None]:
+    def _steps(self, scores: _Scores, first: int, last: int) -> Iterator[None]:
         """Carry the scores, in place, over the frames; one turn a frame."""
+        on, after, low, high = scores.on, scores.after, scores.low, scores.high
         repeat = self.repeat[low:high]
         entered, stepped = np.empty_like(repeat), np.empty_like(repeat)
         for emission in self._emissions(first, last, low, high):
@@ -129,14 +170,12 @@ class _Trellis:
             on[0] = -np.inf
             yield
 
-    def _rows(
-        self, on: np.ndarray, after: np.ndarray, first: int, last: int, low: int, high: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _rows(self, scores: _Scores, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """The scores after each frame, from before the first on: two (last - first + 1, high - low + 1)."""
-        rows = np.empty((2, last - first + 1, len(on)), np.float32)
-        rows[:, 0] = on, after
-        for n, _ in enumerate(self._steps(on, after, first, last, low, high), 1):
-            rows[0, n], rows[1, n] = on, after
+        rows = np.empty((2, last - first + 1, len(scores.on)), np.float32)
+        rows[:, 0] = scores.on, scores.after
+        for n, _ in enumerate(self._steps(scores, first, last), 1):
+            rows[0, n], rows[1, n] = scores.on, scores.after
         return rows[0], rows[1]
 
     def _trace(
