@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from mlx_speech.errors import OptionError
 from mlx_speech.types import Diarization, Transcript
-from mlx_speech.writers import ass, nist, plain, structured, subtitles, textgrid
+from mlx_speech.writers import ass, html, nist, plain, structured, subtitles, textgrid
 from mlx_speech.writers.files import replace_file
 from mlx_speech.writers.options import Target, WriteOptions
 
@@ -42,6 +42,7 @@ WRITERS: dict[str, Format] = {
     "vtt": Format(subtitles.vtt),
     "tsv": Format(plain.tsv),
     "ass": Format(ass.ass),
+    "html": Format(html.html),
     "rttm": Format(nist.transcript_rttm, needs="speakers"),
     "ctm": Format(nist.ctm, needs="words"),
     "TextGrid": Format(textgrid.textgrid),

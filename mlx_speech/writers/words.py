@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlx_speech.errors import OutputError
-from mlx_speech.types import Segment, Transcript
+from mlx_speech.types import Segment, Transcript, Word
 
 UNSPACED = {"ja", "zh", "yue", "th", "lo", "my", "bo", "km"}
 """Languages that put no space between words."""
@@ -63,20 +63,24 @@ def _apart(last: Segment, segment: Segment) -> bool:
 
 def pieces(segment: Segment) -> list[Piece]:
     """A segment's words, which give its text when joined; the text itself where no word has a time."""
-    text = lines(segment.text)
-    if not text:
-        return []
-    if not segment.words:
-        return [Piece(milliseconds(segment.start), milliseconds(segment.end), text)]
-    parts = _cut(text, [w.text.strip() for w in segment.words])
-    if parts is None:  # words of another text than the segment's: of its own, the words are the timed one
-        gap = "" if segment.language in UNSPACED else " "
-        parts = [(gap if n else "", one_line(w.text)) for n, w in enumerate(segment.words)]
+    timed: tuple[Word | Segment, ...] = segment.words or (segment,)
     return [
-        Piece(milliseconds(word.start), milliseconds(word.end), said, before)
-        for word, (before, said) in zip(segment.words, parts, strict=True)
+        Piece(milliseconds(item.start), milliseconds(item.end), said, before)
+        for item, (before, said) in zip(timed, parts(segment), strict=True)
         if said
     ]
+
+
+def parts(segment: Segment) -> list[tuple[str, str]]:
+    """Of each word, or of the segment if it has none: the blank before it, and the text."""
+    text = lines(segment.text)
+    if not segment.words:
+        return [("", text)]
+    found = _cut(text, [w.text.strip() for w in segment.words])
+    if found is not None:
+        return found
+    gap = "" if segment.language in UNSPACED else " "  # another text than the segment's: the words have times
+    return [(gap if n else "", one_line(w.text)) for n, w in enumerate(segment.words)]
 
 
 def _cut(text: str, words: list[str]) -> list[tuple[str, str]] | None:
