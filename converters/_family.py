@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from mlx_speech.converters._read import Tensors
+from mlx_speech.converters._tensors import Tensors
 from mlx_speech.weights import Layout
 
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from mlx_speech import hub, runtime, weights
 from mlx_speech.cli.console import out, run
 from mlx_speech.cli.options import Dtype
-from mlx_speech.converters._read import Tensors
 from mlx_speech.converters._table import families
+from mlx_speech.converters._tensors import Tensors
 from mlx_speech.converters._write import ConvertOptions, check_target, convert_checkpoint
 from mlx_speech.loading import Opened, open_checkpoint
 from mlx_speech.quantization import DEFAULT_GROUP_SIZE, Quantization

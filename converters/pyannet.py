@@ -15,7 +15,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_speech.converters._family import Family
-from mlx_speech.converters._read import Record, Tensors
+from mlx_speech.converters._tensors import Tensors
+from mlx_speech.converters._torch import Record
 from mlx_speech.errors import CheckpointError
 from mlx_speech.layers.sincnet import band_pass_kernels
 from mlx_speech.models.pyannet import PyanNet, PyanNetConfig

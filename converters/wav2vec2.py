@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_speech.converters._family import Family
-from mlx_speech.converters._read import Tensors
+from mlx_speech.converters._tensors import Tensors
 from mlx_speech.errors import CheckpointError
 from mlx_speech.loading import read_config as read_json
 from mlx_speech.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
@@ -182,6 +182,7 @@ FAMILY = Family(
     build=Wav2Vec2ForCTC,
     layouts=LAYOUTS,
     read_config=read_config,
+    companions=("vocab.json", "preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json"),
     half=True,
     quantised=QUANTISED,
 )

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_speech.converters._family import Family
-from mlx_speech.converters._read import Tensors
+from mlx_speech.converters._tensors import Tensors
 from mlx_speech.errors import CheckpointError
 from mlx_speech.models.wespeaker import WeSpeaker, WeSpeakerConfig
 from mlx_speech.weights import Layout, Rule, conv

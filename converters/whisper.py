@@ -1,4 +1,4 @@
-"""Whisper's checkpoint layouts: Hugging Face, OpenAI's ``.pt``, CTranslate2's ``model.bin``."""
+"""Whisper's checkpoint layouts: Hugging Face, OpenAI's ``.pt``, CTranslate2's ``model.bin``, mlx-whisper's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
+
 from mlx_speech.converters._family import Family
-from mlx_speech.converters._read import Tensors
+from mlx_speech.converters._tensors import Tensors
 from mlx_speech.converters._whisper_tables import ALIGNMENT_HEADS, NON_SPEECH_ENGLISH, NON_SPEECH_MULTILINGUAL
 from mlx_speech.errors import CheckpointError
 from mlx_speech.loading import read_config as read_json
@@ -169,6 +172,60 @@ CTRANSLATE2 = Layout(
     ),
 )
 
+_PACKED = ("scales", "biases")  # beside the weight of a layer that is quantised
+
+
+def with_positions(x: mx.array) -> list[mx.array]:
+    """A norm's weight (D,), and the encoder's sinusoids (1500, D), which MLX's own port computes anew."""
+    half = x.shape[0] // 2
+    rates = np.exp(-np.log(10_000) / (half - 1) * np.arange(half))
+    angles = np.arange(_AUDIO_CONTEXT)[:, None] * rates
+    table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    return [x, mx.array(table).astype(x.dtype)]
+
+
+_AUDIO_CONTEXT = 1500
+
+
+def _mlx_linear(source: str, target: str, bias: bool = True) -> list[Rule]:
+    packed = [Rule(f"{source}.{k}", f"{target}.{k}", required=False) for k in _PACKED]
+    return [*_linear(source, target, bias), *packed]
+
+
+def _mlx_block(side: str) -> list[Rule]:
+    at = f"{side}.blocks.{{i}}"
+    kinds = ("attn", "cross_attn") if side == "decoder" else ("attn",)
+    rules = [
+        *_mlx_linear(f"{at}.mlp1", f"{at}.fc1"),
+        *_mlx_linear(f"{at}.mlp2", f"{at}.fc2"),
+        *_linear(f"{at}.mlp_ln", f"{at}.mlp_ln"),
+    ]
+    for kind in kinds:
+        rules += _linear(f"{at}.{kind}_ln", f"{at}.{kind}_ln")
+        for p in _PROJECTIONS:
+            rules += _mlx_linear(f"{at}.{kind}.{p}", f"{at}.{kind}.{p}", bias=p != "key")
+    return rules
+
+
+MLX = Layout(
+    "whisper-mlx",
+    (
+        *(Rule(f"encoder.conv{n}.{k}", f"encoder.conv{n}.{k}") for n in (1, 2) for k in ("weight", "bias")),
+        *_mlx_block("encoder"),
+        Rule(
+            "encoder.ln_post.weight",
+            ("encoder.ln_post.weight", "encoder.positional_embedding"),
+            with_positions,
+        ),
+        Rule("encoder.ln_post.bias", "encoder.ln_post.bias"),
+        *_mlx_linear("decoder.token_embedding", "decoder.token_embedding", bias=False),
+        Rule("decoder.positional_embedding", "decoder.positional_embedding"),
+        *_mlx_block("decoder"),
+        *_linear("decoder.ln", "decoder.ln"),
+        Rule("alignment_heads", None, required=False),  # read as configuration
+    ),
+)
+
 # where each layout keeps the tensors that tell the dimensions, and its layer keys
 _PROBES = {
     HUGGING_FACE.name: (
@@ -189,6 +246,12 @@ _PROBES = {
         "encoder/conv1/weight",
         "decoder/embeddings/weight",
     ),
+    MLX.name: (
+        "{}.blocks.",
+        "decoder.positional_embedding",  # the encoder's is computed
+        "encoder.conv1.weight",
+        "decoder.token_embedding.weight",
+    ),
 }
 
 
@@ -198,10 +261,12 @@ def read_config(tensors: Tensors, folder: Path, layout: Layout) -> WhisperConfig
     layers, positions, conv1, embedding = _PROBES[layout.name]
     shape = {k: spec.shape for k, spec in tensors.specs.items()}
     try:
-        audio_ctx, audio_state = shape[positions.format("encoder")]
+        audio_ctx, audio_state = _AUDIO_CONTEXT, shape[conv1][0]
+        if layout is not MLX:
+            audio_ctx, audio_state = shape[positions.format("encoder")]
         text_ctx, text_state = shape[positions.format("decoder")]
         sizes: dict[str, Any] = {
-            "n_mels": shape[conv1][1],
+            "n_mels": shape[conv1][2 if layout is MLX else 1],
             "n_audio_ctx": audio_ctx,
             "n_audio_state": audio_state,
             "n_audio_layer": _count(shape, layers.format("encoder")),
@@ -266,7 +331,23 @@ def _ct2_settings(tensors: Tensors, folder: Path, sizes: Mapping[str, Any]) -> d
     }
 
 
+def _mlx_settings(tensors: Tensors, folder: Path, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    dims = read_json(folder)
+    if "n_audio_head" not in dims:
+        raise CheckpointError(f"{folder / 'config.json'}: no 'n_audio_head'; put the original file beside it")
+    text_heads = int(dims["n_text_head"])
+    heads = tensors["alignment_heads"].tolist() if "alignment_heads" in tensors else None
+    return {
+        "n_audio_head": int(dims["n_audio_head"]),
+        "n_text_head": text_heads,
+        "alignment_heads": _pairs(heads, sizes, text_heads),
+        "suppress_tokens": _non_speech(sizes),
+        "begin_suppress_tokens": _begin(sizes),
+    }
+
+
 _SETTINGS = {
+    MLX.name: _mlx_settings,
     HUGGING_FACE.name: _hf_settings,
     OPENAI.name: _openai_settings,
     CTRANSLATE2.name: _ct2_settings,
@@ -302,9 +383,12 @@ FAMILY = Family(
     name="whisper",
     config_type=WhisperConfig,
     build=Whisper,
-    layouts=(HUGGING_FACE, OPENAI, CTRANSLATE2),
+    layouts=(HUGGING_FACE, OPENAI, CTRANSLATE2, MLX),
     read_config=read_config,
-    companions=("tokenizer.json",),
+    companions=(
+        *("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json"),
+        *("vocabulary.json", "vocab.json", "merges.txt"),
+    ),
     half=True,
     quantised=QUANTISED,
 )

@@ -22,7 +22,7 @@ from mlx_speech.registry import find_card
 
 if TYPE_CHECKING:
     from mlx_speech.converters._family import Family
-    from mlx_speech.converters._read import Tensors
+    from mlx_speech.converters._tensors import Tensors
 
 FORMAT_VERSION = 1
 
@@ -155,7 +155,9 @@ def open_checkpoint(path: Path, family_name: str | None = None) -> Opened:
     layout = weights.find_layout([x for f in candidates for x in f.layouts], tensors, str(tensors.path))
     family = owners[layout.name]
     config = family.read_config(tensors, folder, layout)
-    return Opened(family, layout.name, config, weights.plan(layout.rules, tensors), tensors, folder)
+    plan = weights.plan(layout.rules, tensors)
+    quantization = _quantization(plan, read_config(folder), tensors.path)
+    return Opened(family, layout.name, config, plan, tensors, folder, quantization)
 
 
 def _open_native(folder: Path, data: Mapping[str, Any]) -> Opened:
@@ -172,15 +174,26 @@ def _open_native(folder: Path, data: Mapping[str, Any]) -> Opened:
     config = config_from_dict(family.config_type, data.get("config"), where)
     index = folder / "model.safetensors.index.json"
     tensors = open_tensors(index if index.is_file() else folder / "model.safetensors")
-    quantization = read_quantization(data, where)
-    packed = quantized_layers(tensors)
-    if bool(packed) != bool(quantization):
+    plan = weights.Plan(tuple(weights.Step((k,), (k,), weights.keep) for k in sorted(tensors)), ())
+    quantization = _quantization(plan, data, tensors.path)
+    return Opened(family, "mlx_speech", config, plan, tensors, folder, quantization)
+
+
+def _quantization(plan: weights.Plan, data: Mapping[str, Any], path: Path) -> Quantization | None:
+    """What the configuration says, held against the layers that have scales.
+
+    Raises:
+        CheckpointError: one tells of quantised layers and the other does not.
+    """
+    where = str(path.parent / "config.json")
+    packed = quantized_layers(plan.targets)
+    told = read_quantization(data, where)
+    if bool(packed) != bool(told):
         raise CheckpointError(
             f"{where}: {'no' if packed else 'has a'} 'quantization', but {len(packed)} layers of "
-            f"{tensors.path.name} have scales; convert the original again"
+            f"{path.name} have scales; convert the original again"
         )
-    steps = tuple(weights.Step((k,), (k,), weights.keep) for k in sorted(tensors))
-    return Opened(family, "mlx_speech", config, weights.Plan(steps, ()), tensors, folder, quantization)
+    return told
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:

@@ -80,7 +80,10 @@ def make(folder: Path = ROOT / "tests/fixtures/whisper") -> None:
     full.half().save_pretrained(folder / "huggingface")
     full.float()
     save_openai(small, folder / "openai")
-    save_ctranslate2(small, folder / "ctranslate2")
+    for kind in ("float16", "int8_float16", "int16"):
+        save_ctranslate2(
+            small, folder / ("ctranslate2" if kind == "float16" else f"ctranslate2-{kind}"), kind
+        )
     mel = windows()
     expected = forward(small, mel)
     agree(expected, small, mel)
@@ -180,13 +183,13 @@ def save_openai(model: WhisperForConditionalGeneration, folder: Path) -> None:
     torch.save({"dims": asdict(theirs.dims), "model_state_dict": theirs.state_dict()}, folder / "model.pt")
 
 
-def save_ctranslate2(model: WhisperForConditionalGeneration, folder: Path) -> None:
+def save_ctranslate2(model: WhisperForConditionalGeneration, folder: Path, kind: str = "float16") -> None:
     """By CTranslate2's converter; its vocabulary file is not needed."""
     with tempfile.TemporaryDirectory() as work:
         model.save_pretrained(work)
         words = Tokenizer(WordLevel({f"w{n}": n for n in range(SMALL_VOCAB)}, unk_token="w0"))
         PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(work)
-        TransformersConverter(work).convert(str(folder), quantization="float16")
+        TransformersConverter(work).convert(str(folder), quantization=kind)
     (folder / "vocabulary.json").unlink()
 
 

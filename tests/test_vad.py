@@ -115,7 +115,7 @@ def test_misshaped_tensor_is_named(original):
         assemble({**original, key: mx.zeros((64, 64, 5))})
 
 
-@pytest.mark.parametrize("number", range(len(JIT.rules)))
+@pytest.mark.parametrize("number", [n for n, rule in enumerate(JIT.rules) if rule.targets])
 def test_a_renamed_target_is_named(original, number):
     rules = list(JIT.rules)
     wrong = f"{rules[number].targets}_renamed"
