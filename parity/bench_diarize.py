@@ -85,7 +85,7 @@ def _ours(system: str, audio: np.ndarray, reached: Any) -> Any:
 
 def _theirs(audio: np.ndarray, reached: Any) -> Any:
     import torch
-    from parity_diarize import their_pipeline
+    from diarize_networks import their_pipeline
 
     pipeline = their_pipeline("community-1")
     file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": RATE, "uri": "bench"}

@@ -33,7 +33,6 @@ FILES = (
     "jfk.flac",
     "kokoro_dialog/*.flac",
     "sim_librispeech/*.flac",
-    "sim_librispeech/*.wav",
     "librispeech_test_other/*.flac",
     "ljspeech/*",
     "wordtimes_emur/*.wav",

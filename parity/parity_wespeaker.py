@@ -33,7 +33,6 @@ FILES = (
     "jfk.flac",
     "kokoro_dialog/*.flac",
     "sim_librispeech/*.flac",
-    "sim_librispeech/*.wav",
 )
 FBANK = {"num_mel_bins": 80, "dither": 0.0, "window_type": "hamming", "use_energy": False}
 

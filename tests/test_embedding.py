@@ -92,10 +92,10 @@ def test_blocks_of_a_shared_trunk_do_not_show(model, audio, monkeypatch):
     for block in (2.0, 5.0):
         monkeypatch.setattr("mlx_speech.stages.embedding._BLOCK", block)
         found = embed_windows(model, audio, windows, shared_trunk=True)
-        np.testing.assert_allclose(found, whole, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)  # other tiles of the convolutions
     together = trunk_frames(model, audio, 0, 200)
     apart = mx.concatenate([trunk_frames(model, audio, a, b) for a, b in ((0, 60), (60, 61), (61, 200))])
-    np.testing.assert_allclose(apart, together, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(apart, together, rtol=1e-5, atol=1e-5)
     assert together.shape == (200, model.config.num_features)
 
 

@@ -5,10 +5,18 @@ B batch, F frequency, T time, C channels in, N channels out.
 
 from __future__ import annotations
 
+import functools
+
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_speech.layers.elementwise import slow_functions
+
+_TILE = 4  # rows and columns of output that are made together
+_REACH = _TILE + 2  # rows and columns of input that they need
+_BYTES = 1 << 20  # of tiles transformed at once: they stay in a CPU's cache
+_FEWEST = 128  # tiles at once: fewer make slow products
 
 
 class Conv2d(nn.Module):
@@ -33,81 +41,111 @@ class Conv2d(nn.Module):
             return mx.addmm(self.bias, x, self.weight[:, 0, 0].T)
         if not slow_functions():
             return mx.conv2d(x, self.weight, self.stride, padding=1) + self.bias
-        padded = mx.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-        if self.stride == 1 and channels > 1:
-            return _stack([self._by_quarters(p) for p in padded])
-        return _stack([self._by_windows(p) for p in padded])
+        by = self._by_tiles if self.stride == 1 and channels > 1 else self._by_windows
+        return mx.stack([by(one) for one in x]) if len(x) != 1 else by(x[0])[None]
 
-    def _by_quarters(self, x: mx.array) -> mx.array:
-        """Padded (F + 2, T + 2, C) → (F, T, N) with half the products.
+    def _by_tiles(self, x: mx.array) -> mx.array:
+        """(F, T, C) → (F, T, N) with a quarter of the products.
 
-        Winograd's F(4, 3) along frequency: six products make four rows of output where twelve would be
-        needed; along time the three neighbours are unrolled into the product. Lavin and Gray, "Fast
-        Algorithms for Convolutional Neural Networks" (2015), https://arxiv.org/abs/1509.09308.
+        Winograd's F(4×4, 3×3): 36 products make a tile of 16 numbers where 144 would be needed. Lavin and
+        Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), https://arxiv.org/abs/1509.09308.
+        Both transforms are products as well, and tiles are gathered by index: MLX copies rows so, but single
+        numbers where it makes a view contiguous.
         """
         rows, columns, channels = x.shape
-        height, width, quarters = rows - 2, columns - 2, -(-(rows - 2) // 4)
-        x = mx.pad(x, [(0, 4 * quarters - height), (0, 0), (0, 0)])
-        shape, strides = (quarters, width, 3 * channels), (columns * channels, channels, 1)
-        products = []
-        for n, (row, weight) in enumerate(zip(_spread(x, quarters), self._spread_weight(), strict=True)):
-            unrolled = mx.as_strided(row, shape, strides).reshape(quarters * width, -1)
-            # the second product is the one that stands in each row of output once
-            products.append(mx.addmm(self.bias, unrolled, weight) if n == 1 else unrolled @ weight)
-        out = mx.stack([y.reshape(quarters, width, -1) for y in _gather(products)], axis=1)
-        return out.reshape(4 * quarters, width, -1)[:height]
+        weight = self._spread_weight()
+        gathers, scatter = _tiles(rows, columns, max(_FEWEST, _BYTES // (4 * channels * _REACH**2)))
+        flat = _with_zeros(x)
+        parts = []
+        for gather in gathers:
+            tiles = mx.take(flat, gather, axis=0).reshape(_REACH**2, -1)
+            products = (_INPUT @ tiles).reshape(_REACH**2, -1, channels) @ weight
+            parts.append((_OUTPUT @ products.reshape(_REACH**2, -1)).reshape(-1, weight.shape[2]))
+        out = parts[0] if len(parts) == 1 else mx.concatenate(parts)
+        return (mx.take(out, scatter, axis=0) + self.bias).reshape(rows, columns, -1)
 
     def _spread_weight(self) -> mx.array:
-        """(6, 3C, N), made once of the weights."""
+        """(36, C, N), made once of the weights."""
         if self._spread_of is not self.weight:
             out, _, _, channels = self.weight.shape
-            by_row = self.weight.transpose(1, 2, 3, 0).reshape(3, -1)
-            self._spread = (mx.array(_WEIGHTS) @ by_row).reshape(6, 3 * channels, out)
+            spread = np.einsum("ai,bj,nijc->abcn", _WEIGHTS, _WEIGHTS, np.array(self.weight, np.float64))
+            self._spread = mx.array(spread.reshape(_REACH**2, channels, out).astype(np.float32))
             self._spread_of = self.weight
-            mx.eval(self._spread)
         return self._spread
 
     def _by_windows(self, x: mx.array) -> mx.array:
-        """Padded (F + 2, T + 2, C) → (F', T', N): a view of all windows and one product."""
+        """(F, T, C) → (F', T', N): all windows gathered, and one product."""
         rows, columns, channels = x.shape
-        height, width = ((n - 3) // self.stride + 1 for n in (rows, columns))
-        row = columns * channels
-        shape = (height, width, 3, 3 * channels)
-        strides = (self.stride * row, self.stride * channels, row, 1)
-        windows = mx.as_strided(mx.contiguous(x), shape, strides).reshape(height * width, -1)
+        height, width = (-(-n // self.stride) for n in (rows, columns))
+        windows = mx.take(_with_zeros(x), _windows(rows, columns, self.stride), axis=0)
         weight = self.weight.reshape(self.weight.shape[0], -1)
-        return mx.addmm(self.bias, windows, weight.T).reshape(height, width, -1)
+        out = mx.addmm(self.bias, windows.reshape(-1, 9 * channels), weight.T)
+        return out.reshape(height, width, -1)
 
 
-# how a kernel's three rows spread over the six products
-_WEIGHTS = (
-    (1 / 4, 0.0, 0.0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0.0, 0.0, 1.0),
-)
-
-
-def _spread(x: mx.array, quarters: int) -> list[mx.array]:
-    """(4Q + 2, …) → six arrays (Q, …): how rows 4q … 4q + 5 go into the six products."""
-    a, b, c, d, e, f = (x[n : n + 4 * quarters - 3 : 4] for n in range(6))
-    even, odd = e - 4 * c, d - 4 * b
-    near, far = e - c, 2 * (d - b)
-    return [4 * (a - c) + near, even + odd, even - odd, near + far, near - far, 4 * (b - d) + (f - d)]
-
-
-def _gather(m: list[mx.array]) -> list[mx.array]:
-    """The six products → four rows of output."""
-    sum_12, difference_12, sum_34, difference_34 = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
-    return [
-        m[0] + sum_12 + sum_34,
-        difference_12 + 2 * difference_34,
-        sum_12 + 4 * sum_34,
-        difference_12 + 8 * difference_34 + m[5],
+# F(4, 3) in one dimension: how a kernel's three numbers, six numbers of input and the six products spread
+_WEIGHTS = np.array(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
     ]
+)
+_INPUTS = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+_OUTPUTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+_INPUT = mx.array(np.kron(_INPUTS, _INPUTS).astype(np.float32))  # (36, 36)
+_OUTPUT = mx.array(np.kron(_OUTPUTS, _OUTPUTS).astype(np.float32))  # (16, 36)
 
 
-def _stack(parts: list[mx.array]) -> mx.array:
-    return parts[0][None] if len(parts) == 1 else mx.stack(parts)
+def _with_zeros(x: mx.array) -> mx.array:
+    """(F, T, C) → (F · T + 1, C), the last row being what lies around the input."""
+    channels = x.shape[2]
+    return mx.concatenate([x.reshape(-1, channels), mx.zeros((1, channels))])
+
+
+@functools.lru_cache(32)
+def _tiles(rows: int, columns: int, most: int) -> tuple[list[mx.array], mx.array]:
+    """Where the input of every ``most`` tiles lies, and where the output lies in what they make.
+
+    Both are uint32: (36 · tiles,) rows of :func:`_with_zeros` each, and (F · T,) rows of the parts' outputs,
+    (16 · tiles, N) each, behind each other.
+    """
+    across, down = -(-columns // _TILE), -(-rows // _TILE)
+    tile = np.arange(down * across)
+    reach = np.arange(_REACH) - 1
+    row = reach[:, None, None] + _TILE * (tile // across)
+    column = reach[:, None] + _TILE * (tile % across)
+    places = _places(row, column, rows, columns).reshape(_REACH**2, -1)
+    gathers = [mx.array(places[:, n : n + most].ravel()) for n in range(0, len(tile), most)]
+    r, c = np.arange(rows)[:, None], np.arange(columns)
+    own = (r // _TILE) * across + c // _TILE
+    first = own // most * most  # of the part's tiles
+    size = np.minimum(most, len(tile) - first)
+    scatter = _TILE**2 * first + ((r % _TILE) * _TILE + c % _TILE) * size + own - first
+    return gathers, mx.array(scatter.ravel().astype(np.uint32))
+
+
+@functools.lru_cache(32)
+def _windows(rows: int, columns: int, stride: int) -> mx.array:
+    """Where each window's nine rows lie in :func:`_with_zeros`: (F' · T' · 9,) uint32."""
+    row = np.arange(0, rows, stride)[:, None, None, None] + np.arange(-1, 2)[:, None]
+    column = np.arange(0, columns, stride)[:, None, None] + np.arange(-1, 2)
+    return mx.array(_places(row, column, rows, columns))
+
+
+def _places(row: np.ndarray, column: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Indices of places on a grid, of the row behind all where they lie outside: flat uint32."""
+    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    return np.where(inside, row * columns + column, rows * columns).ravel().astype(np.uint32)
