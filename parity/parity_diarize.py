@@ -55,7 +55,9 @@ def run() -> list[Row]:
         between += [_between(clip, name) for name in clip.theirs]
         if clip.reference is not None:
             against += totals.add(clip)
-    return [_whole(), *between, *totals.rows(), *against]
+    from diarize_precision import rows  # which uses this module
+
+    return [_whole(), *between, *totals.rows(), *against, *rows()]
 
 
 def compared(paths: list[Path]) -> Iterator[Compared]:
@@ -74,7 +76,10 @@ def compared(paths: list[Path]) -> Iterator[Compared]:
         for name, options in _cases(people).items():
             if name.split(",")[0] in SETTINGS:
                 both = _theirs(theirs(path), name.split(",")[0], options.num_speakers)
-                their |= {name: both} if both else {}
+                if both:
+                    their[name] = both
+                else:
+                    del found[name]  # nothing to compare with
         yield Compared(
             title(path),
             Timeline([Segment(0, duration)]),
