@@ -2,9 +2,12 @@
 
     python parity/bench_diarize.py                # everything; writes parity/BENCH_DIARIZE.md
     python parity/bench_diarize.py one fast 600   # one line of JSON
+    python parity/bench_diarize.py table          # BENCH_DIARIZE.md of the lines in out/bench_diarize.jsonl
 
 The recording is a session of real voices, repeated until it is long enough. pyannote.audio runs as it comes,
-with the weights bundled here. Wall time counts on a quiet machine only; CPU time is that of all threads.
+with the weights bundled here, embedding two windows of three speakers at once. Wall time counts
+on a quiet machine only; CPU time is that of all threads. Ratios are to pyannote.audio at its own length, in
+seconds of work a second of audio.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ DATA = Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data"))
 SESSION = "audio/sim_librispeech/sim0_2spk.flac"
 RATE = 16000
 THEIRS = "pyannote.audio"
+LINES = ROOT / "out/bench_diarize.jsonl"
 # system: seconds of audio
 LENGTHS: dict[str, tuple[int, ...]] = {
     THEIRS: (60,),
-    "community-1": (60, 600),
     "3.1": (60,),
     "fast": (60, 600, 3600),
 }
@@ -99,36 +102,28 @@ def _theirs(audio: np.ndarray, reached: Any) -> Any:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """All measurements in Markdown, with the ratio to pyannote.audio at the same length."""
-    theirs = {f["seconds"]: f for f in found if f["system"] == THEIRS}
+    """All measurements in Markdown, with the ratio of speeds to pyannote.audio's."""
+    base = next((f for f in found if f["system"] == THEIRS), None)
     lines = [
         "| system | audio | wall | × real time | CPU time | × pyannote.audio (wall, CPU) | segmentation | "
-        "embedding | rest | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "embedding | rest | speakers | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for f in found:
-        base = theirs.get(f["seconds"])
-        ratio = f"{base['wall'] / f['wall']:.1f}, {base['cpu'] / f['cpu']:.1f}" if base else ""
+        scale = f["seconds"] / base["seconds"] if base else 0.0
+        ratio = (
+            f"{base['wall'] * scale / f['wall']:.1f}, {base['cpu'] * scale / f['cpu']:.1f}" if base else ""
+        )
         lines.append(
             f"| {f['system']} | {f['seconds']} s | {f['wall']:.1f} s | {f['seconds'] / f['wall']:.2f} | "
             f"{f['cpu']:.0f} s | {ratio} | {f['segmentation']:.1f} s | {f['embedding']:.1f} s | "
-            f"{f['rest']:.2f} s | {f['peak_mb']:.0f} MB ({f['loaded_mb']:.0f} before) |"
+            f"{f['rest']:.2f} s | {f['speakers']} | {f['peak_mb']:.0f} MB ({f['loaded_mb']:.0f} before) |"
         )
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
-    """Measure one, or all and write the report."""
-    if arguments[:1] == ["one"]:
-        print(json.dumps(measure(arguments[1], int(arguments[2]))))
-        return
-    found = []
-    for system, lengths in LENGTHS.items():
-        for seconds in lengths:
-            command = [sys.executable, __file__, "one", system, str(seconds)]
-            run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "parity")
-            found.append(json.loads(run.stdout.splitlines()[-1]))
-            print(found[-1], flush=True)
+def write(found: list[dict[str, Any]]) -> None:
+    """The report."""
     text = (
         "# Speed of diarization\n\n"
         f"Written by `python parity/bench_diarize.py`; {os.cpu_count()} CPU cores, models loaded before.\n\n"
@@ -136,6 +131,26 @@ def main(arguments: list[str]) -> None:
     )
     (ROOT / "parity/BENCH_DIARIZE.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def main(arguments: list[str]) -> None:
+    """Measure one, or all and write the report."""
+    if arguments[:1] == ["one"]:
+        print(json.dumps(measure(arguments[1], int(arguments[2]))))
+        return
+    if arguments[:1] == ["table"]:
+        write([json.loads(line) for line in LINES.read_text().splitlines()])
+        return
+    LINES.parent.mkdir(exist_ok=True)
+    LINES.write_text("")
+    for system, lengths in LENGTHS.items():
+        for seconds in lengths:
+            command = [sys.executable, __file__, "one", system, str(seconds)]
+            run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "parity")
+            with LINES.open("a") as file:
+                file.write(run.stdout.splitlines()[-1] + "\n")
+            print(run.stdout.splitlines()[-1], flush=True)
+    write([json.loads(line) for line in LINES.read_text().splitlines()])
 
 
 if __name__ == "__main__":
