@@ -2,8 +2,9 @@
 
 Words given: every system times the reference words. Words recognised: Whisper tiny.en writes them, and those
 that match the reference (longest common subsequence) are counted. Errors are of starts and ends together.
-Also: what a low probability tells, by giving an aligner another clip's words; and speed, beside transformers
-with WhisperX's loop.
+"Middle" is the bias of the middle between neighbours that stand closer than 0.15 s in the reference, whatever
+gap a system or a reference leaves there. Also: how late words are beside the energy at pauses, a second opinion
+on the lag; and what a low probability tells, by giving an aligner another clip's words.
 
     python parity/bench_alignment.py        # writes parity/BENCH_ALIGNMENT.md
 """
@@ -16,20 +17,17 @@ import difflib
 import json
 import os
 import re
-import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 
 from mlx_speech.audio import SAMPLE_RATE, load_audio
 from mlx_speech.stages import timing
-from mlx_speech.stages.align import align_segments, align_text
+from mlx_speech.stages.align import align_segments
 from mlx_speech.stages.aligners import known_lag
 from mlx_speech.stages.emissions import Listener
 from mlx_speech.stages.placing import AlignOptions
@@ -60,7 +58,8 @@ def emur() -> Iterator[Clip]:
     for path in sorted((DATA / "wordtimes_emur").glob("*.TextGrid")):
         tier = path.read_text(encoding="utf-8").split('name = "Text"')[1].split("item [")[0]
         found = re.findall(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = "(.*?)"', tier)
-        words = tuple(Word(t.strip(), float(a), float(b), 1.0) for a, b, t in found if t.strip())
+        # one word is a "*"
+        words = tuple(Word(t.strip(), float(a), float(b), 1.0) for a, b, t in found if re.search(r"\w", t))
         audio = load_audio(path.with_suffix(".wav"))
         text = " ".join(w.text for w in words)
         segment = Segment(0.0, len(audio) / SAMPLE_RATE, text, language="en")
@@ -130,6 +129,35 @@ def whisper_dtw(pair: object, original: bool) -> TIMES:
     return times
 
 
+def whisperx_parts() -> tuple[Any, Any, dict[str, Any]]:
+    """WhisperX's module, the mini checkpoint in transformers, and what WhisperX wants to know of it."""
+    from transformers import Wav2Vec2ForCTC
+    from whisperx import alignment
+
+    class Whole:
+        def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+            return [(0, len(text))]
+
+    alignment.nltk_load = lambda _: Whole()  # its sentences want nltk's data
+    folder = DATA.parent / "weights" / MINI
+    columns = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    meta = {"language": "en", "dictionary": {t.lower(): n for t, n in columns.items()}, "type": "huggingface"}
+    return alignment, Wav2Vec2ForCTC.from_pretrained(folder).float().eval(), meta
+
+
+def whisperx() -> TIMES:
+    """WhisperX's own align."""
+    alignment, model, meta = whisperx_parts()
+
+    def times(audio: np.ndarray, segments: list[Segment]) -> list[Segment]:
+        given = [{"start": s.start, "end": s.end, "text": s.text} for s in segments]
+        found = alignment.align(given, model, meta, audio, "cpu")["word_segments"]
+        words = tuple(Word(w["word"], w["start"], w["end"], w["score"]) for w in found if "start" in w)
+        return [replace(segments[0], words=words)]
+
+    return times
+
+
 # --- figures ------------------------------------------------------------------------------------------------
 
 
@@ -148,12 +176,19 @@ def row(name: str, pairs: Sequence[tuple[Word, Word]], total: int) -> str:
     figures = [f"{x:.0f}" for x in (off.mean(), np.median(off), np.quantile(off, 0.95))]
     figures += [f"{100 * np.mean(off <= x + 0.01):.0f} %" for x in (20, 50, 100)]
     bias = f"{1000 * starts.mean():+.0f} / {1000 * ends.mean():+.0f}"
-    return f"| {name} | {len(pairs)}/{total} | {' | '.join(figures)} | {bias} |"
+    middle = [
+        starts[n + 1] + ends[n]
+        for n, ((a, _), (b, _)) in enumerate(pairwise(pairs))
+        if -0.001 <= b.start - a.end < 0.15
+    ]
+    return (
+        f"| {name} | {len(pairs)}/{total} | {' | '.join(figures)} | {bias} | {500 * np.mean(middle):+.0f} |"
+    )
 
 
 HEAD = (
-    "| system | words | mean | median | 95 % | ≤ 20 ms | ≤ 50 ms | ≤ 100 ms | bias start / end |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| system | words | mean | median | 95 % | ≤ 20 ms | ≤ 50 ms | ≤ 100 ms | bias start / end | middle |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -211,75 +246,61 @@ def confidence(clips: Sequence[Clip], times: TIMES) -> Iterator[str]:
     yield f"\n{len(right)} right words, {len(wrong)} wrong ones."
 
 
-def speed_job(system: str) -> None:
-    """Time ten minutes of segments; a line of JSON. Run in a process of its own, for its memory."""
-    texts = dict(
-        line.split(maxsplit=1)
-        for line in (DATA / "librispeech_test_other/transcripts.txt").read_text(encoding="utf-8").splitlines()
-    )
-    parts, segments, now = [], [], 0.0
-    for path in sorted((DATA / "librispeech_test_other").glob("*.flac")):
-        audio = load_audio(path)
-        end = now + len(audio) / SAMPLE_RATE
-        segments.append(Segment(now, end, texts[path.stem].lower(), language="en"))
-        parts.append(audio)
-        now = end
-    audio = np.concatenate(parts)
-    if system == "transformers, WhisperX's loop":
-        import torch
-        from parity_align import whisperx_path
-        from transformers import Wav2Vec2ForCTC
-
-        torch.set_num_threads(2)
-        folder = DATA.parent / "weights/wav2vec2-mini-en"
-        model = Wav2Vec2ForCTC.from_pretrained(folder).float().eval()
-        columns = json.loads((folder / "vocab.json").read_text())
-        columns = {t.lower(): n for t, n in columns.items()}
-
-        def job() -> None:
-            for s in segments:
-                part = torch.from_numpy(audio[int(s.start * SAMPLE_RATE) : int(s.end * SAMPLE_RATE)])[None]
-                with torch.inference_mode():
-                    emission = torch.log_softmax(model(part).logits[0], -1)
-                whisperx_path(emission, [columns[c] for c in s.text.replace(" ", "|")])
-    else:
-        listener = Listener(mlx_speech.load(MINI))
-
-        def job() -> None:
-            if system == "ours, one text":
-                align_text(listener, audio, " ".join(s.text for s in segments), "en")
-            else:
-                align_segments({"en": listener}, audio, segments)
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started, worked = perf_counter(), process_time()
-    job()
-    figures = {
-        "audio": now,
-        "segments": len(segments),
-        "wall": perf_counter() - started,
-        "cpu": process_time() - worked,
-        "before": before / 1024,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    print(json.dumps(figures))
+# --- a second opinion on the lag ------------------------------------------------------------------------------
 
 
-def speed() -> Iterator[str]:
-    """Ours against transformers and WhisperX's loop on 2 cores, in one run."""
-    found = {}
-    for system in ("ours", "ours, one text", "transformers, WhisperX's loop"):
-        command = [sys.executable, __file__, "--speed", system]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[system] = json.loads(done.stdout.splitlines()[-1])
-    peer = found["transformers, WhisperX's loop"]
-    yield "| system | seconds | CPU seconds | ratio of CPU seconds | memory at its peak, before (MB) |"
-    yield "|---|---|---|---|---|"
-    for system, f in found.items():
-        figures = f"{f['wall']:.1f} | {f['cpu']:.1f} | {peer['cpu'] / f['cpu']:.2f}"
-        yield f"| {system} | {figures} | {f['peak']:.0f}, {f['before']:.0f} |"
-    length = f"{peer['audio']:.0f} s of LibriSpeech test-other in {peer['segments']} segments"
-    yield f"\n{length}, 2 cores; the machine was shared, so CPU seconds are the measure."
+def readings() -> Iterator[tuple[np.ndarray, str]]:
+    """Recordings of eight readers, and what they say; without digits."""
+    for folder, lines, ending in (
+        ("ljspeech", "metadata.csv", ".wav"),
+        ("librispeech_test_other", "transcripts.txt", ".flac"),
+    ):
+        for line in (DATA / folder / lines).read_text(encoding="utf-8").splitlines():
+            name, text = line.split("|")[::2] if "|" in line else line.split(maxsplit=1)
+            path = DATA / folder / f"{name}{ending}"
+            if path.is_file() and not re.search(r"\d", text):
+                yield load_audio(path), text
+
+
+def loudness(audio: np.ndarray) -> np.ndarray:
+    """Decibels of 10 ms, every 5 ms."""
+    energy = np.cumsum(np.r_[0.0, audio.astype(float) ** 2])[::80]
+    return 10 * np.log10((energy[2:] - energy[:-2]) / 160 + 1e-12)
+
+
+def pauses(times: TIMES) -> Iterator[str]:
+    """How much later words start and end than the energy around pauses of 0.2 s and more rises and falls."""
+    done = []
+    for audio, text in readings():
+        segment = Segment(0.0, len(audio) / SAMPLE_RATE, text, language="en")
+        words = [w for s in times(audio, [segment]) for w in s.words if re.search(r"\w", w.text)]
+        done.append(
+            (loudness(audio), [0.0, *(w.end for w in words)], [*(w.start for w in words), segment.end])
+        )
+    yield "| loud from | starts | late by (ms, median) | ends | late by (ms, median) |\n|---|---|---|---|---|"
+    for share in (0.25, 0.35, 0.5):
+        late: tuple[list[float], list[float]] = ([], [])
+        for decibels, ends, starts in done:
+            low, high = np.quantile(decibels, (0.05, 0.95))
+            if high - low > 25:  # elsewhere noise hides the edges
+                for n, edges in enumerate(zip(ends, starts, strict=True)):
+                    off, on = _quiet(decibels < low + share * (high - low), *edges)
+                    if on - off >= 0.2:
+                        late[0].extend([edges[1] - on] * (n < len(ends) - 1))
+                        late[1].extend([edges[0] - off] * (n > 0))
+        figures = " | ".join(f"{len(x)} | {1000 * np.median(x):+.0f}" for x in late)
+        yield f"| {100 * share:.0f} % of the way from the quietest to the loudest | {figures} |"
+
+
+def _quiet(quiet: np.ndarray, end: float, start: float) -> tuple[float, float]:
+    """The longest quiet stretch around a gap between words, in seconds."""
+    first, last = max(0, int((end - 0.15) / 0.005)), int((start + 0.15) / 0.005)
+    edges = np.flatnonzero(np.diff(np.r_[False, quiet[first:last], False].astype(int)))
+    runs = edges.reshape(-1, 2)
+    if not len(runs):
+        return 0.0, 0.0
+    a, b = (first + runs[np.argmax(runs[:, 1] - runs[:, 0])]) * 0.005 + 0.0025
+    return float(a), float(b)
 
 
 def report() -> Iterator[str]:
@@ -289,12 +310,14 @@ def report() -> Iterator[str]:
     model = mlx_speech.load(MINI)
     plain, listener = Listener(model), Listener(model, known_lag(MINI))
     pair = open_pair("tiny.en")
+    apart = {"join": False, "slack": 0.0}
     ours = {
-        "mini, lag not taken off": aligner(plain),
-        f"mini (−{1000 * listener.lag:.0f} ms, the default)": aligner(listener),
-        "mini, segments apart": aligner(listener, join=False, slack=0.0),
-        "mini, blank-stay trellis": aligner(listener, method="blank-stay"),
-        "mini, blank-stay, lag not taken off": aligner(plain, method="blank-stay"),
+        f"mini (the default: −{1000 * listener.lag:.0f} ms, near words meet)": aligner(listener),
+        "mini, CTC's gaps kept": aligner(listener, meet=0.0),
+        "mini, CTC's gaps kept, lag not taken off": aligner(plain, meet=0.0),
+        "mini, segments apart": aligner(listener, **apart),
+        "mini, blank-stay trellis, segments apart": aligner(plain, method="blank-stay", meet=0.0, **apart),
+        "mini in WhisperX 3.8.6": whisperx(),
     }
     dtw = {
         "Whisper tiny.en DTW, ours": whisper_dtw(pair, False),
@@ -309,8 +332,8 @@ def report() -> Iterator[str]:
         yield from (f"## {title}: words given", "", HEAD, *given(clips, {**ours, **dtw}), "")
         yield from (f"## {title}: words recognised", "", HEAD, *recognised(clips, pair, ours), "")
     every = [c for clips in sets.values() for c in clips]
+    yield from ("## Lag beside the energy at pauses", "", *pauses(aligner(plain, meet=0.0)), "")
     yield from ("## What a low probability tells", "", *confidence(every, aligner(listener)), "")
-    yield from ("## Speed", "", *speed(), "")
 
 
 def main() -> None:
@@ -323,7 +346,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--speed"]:
-        speed_job(sys.argv[2])
-    else:
-        main()
+    main()

@@ -23,7 +23,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
-from bench_alignment import DATA, MINI
+from bench_alignment import DATA, MINI, whisperx_parts
 
 from mlx_speech.audio import SAMPLE_RATE, load_audio
 from mlx_speech.stages import ctc
@@ -33,7 +33,6 @@ from mlx_speech.stages.emissions import Listener
 from mlx_speech.types import Segment, Word
 
 REPORT = Path(__file__).with_name("BENCH_ALIGNMENT_SPEED.md")
-MINI_FOLDER = DATA.parent / "weights" / MINI
 SHORT = 20  # segments for the base configuration
 HOUR = 3600.0
 Job = Callable[[], None]
@@ -73,29 +72,15 @@ def ours(base: bool) -> Job:
 def whisperx(base: bool) -> Job:
     """The same by WhisperX."""
     import torch
-    from transformers import Wav2Vec2ForCTC
 
-    alignment = _whisperx()
+    alignment, model, meta = whisperx_parts()
     torch.set_num_threads(2)
     audio, segments = recording()
-    columns = json.loads((MINI_FOLDER / "vocab.json").read_text(encoding="utf-8"))
-    model: Any = _base_pair()[1] if base else Wav2Vec2ForCTC.from_pretrained(MINI_FOLDER).float().eval()
-    meta = {"language": "en", "dictionary": {t.lower(): n for t, n in columns.items()}, "type": "huggingface"}
+    model = _base_pair()[1] if base else model
     given = [
         {"start": s.start, "end": s.end, "text": s.text} for s in (segments[:SHORT] if base else segments)
     ]
     return lambda: alignment.align(given, model, meta, audio, "cpu") and None
-
-
-def _whisperx() -> Any:
-    from whisperx import alignment
-
-    class Whole:
-        def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-            return [(0, len(text))]
-
-    alignment.nltk_load = lambda _: Whole()
-    return alignment
 
 
 def _base_pair() -> tuple[Any, Any]:

@@ -399,6 +399,26 @@ def test_bundled_model_places_a_reading(mini):
     assert np.median(np.abs([a.start - b.start for a, b in zip(words, again.words, strict=True)])) < 0.02
 
 
+@pytest.mark.parametrize(("first", "last"), [(20, 0), (0, 20), (20, 20)])
+def test_speech_that_the_text_leaves_out_at_its_ends_moves_nothing(mini, first, last):
+    audio, words = load_audio(CLIP), CLIP_TEXT.split()
+    whole = mini.align(audio, CLIP_TEXT).words
+    part = mini.align(audio, " ".join(words[first : len(words) - last])).words
+    assert [w.text for w in part] == words[first : len(words) - last]
+    kept = whole[first : len(words) - last]
+    assert max(abs(a.start - b.start) for a, b in zip(part, kept, strict=True)) < 0.1
+
+
+def test_text_that_nobody_says_is_marked_with_what_it_displaces(mini):
+    audio, extra = load_audio(CLIP), OTHER_TEXT.split()[:10]
+    whole = mini.align(audio, CLIP_TEXT).words
+    found = mini.align(audio, " ".join([*extra, CLIP_TEXT, *extra])).words
+    assert all(w.uncertain for w in (*found[:10], *found[-10:]))
+    moved = [b for a, b in zip(whole, found[10:-10], strict=True) if abs(a.start - b.start) > 0.1]
+    assert len(moved) < 10
+    assert all(w.uncertain for w in moved)
+
+
 def test_transcripts_keep_what_they_know(mini):
     audio = load_audio(CLIP)[: 16000 * 4]
     given = Transcript((Segment(0.2, 3.5, "And Mr. John Dashwood"),), "en", 4.0)

@@ -104,6 +104,29 @@ def test_blank_stay_is_the_best_of_its_paths(case):
     assert score(log_probs[:last], told) == pytest.approx(best, abs=1e-4)
 
 
+@settings(max_examples=400, deadline=None)
+@given(case=CASES)
+def test_open_ends_count_as_they_are_told(case):
+    log_probs, tokens, blank = make(case)
+    frames = len(log_probs)
+    outside = log_probs.max(1) - 0.5
+    edge = np.maximum(outside, log_probs[:, blank])
+
+    def total(symbols) -> float:
+        said = np.flatnonzero(np.asarray(symbols) != blank)
+        inner = np.arange(frames)[said[0] : said[-1] + 1]
+        kept = log_probs[inner, np.asarray(symbols)[inner]].astype(np.float64).sum()
+        return float(kept + edge[: said[0]].sum() + edge[said[-1] + 1 :].sum())
+
+    every = paths_of(frames, log_probs.shape[1], blank).get(tuple(tokens.tolist()))
+    path = ctc.viterbi(log_probs, tokens, blank, outside=outside)
+    if every is None:
+        assert path is None
+        return
+    best = max(total(symbols) for symbols in every)
+    assert total(symbols_of(path, tokens, frames, blank)) == pytest.approx(best, abs=1e-4)
+
+
 def speechlike(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens, and emissions that say them, two frames each and a blank between, among noise."""
     tokens = rng.integers(1, 20, count)

@@ -48,7 +48,12 @@ def frames_needed(tokens: Sequence[int] | np.ndarray) -> int:
 
 
 def viterbi(
-    log_probs: np.ndarray, tokens: Sequence[int] | np.ndarray, blank: int = 0, beam: float = np.inf
+    log_probs: np.ndarray,
+    tokens: Sequence[int] | np.ndarray,
+    blank: int = 0,
+    *,
+    beam: float = np.inf,
+    outside: np.ndarray | None = None,
 ) -> Path | None:
     """The likeliest CTC path.
 
@@ -58,6 +63,8 @@ def viterbi(
         blank: the blank's column.
         beam: how much less than the best score a token's may be for paths to go on from it; without a beam
             the path is the best of all.
+        outside: (T,) what a frame before the first token or behind the last one counts where that is more than
+            its blank: there may be speech that the tokens leave out. By default such frames are blanks.
 
     Returns:
         The path, or ``None`` where the frames are too few (:func:`frames_needed`) or the beam lost the way to
@@ -66,7 +73,7 @@ def viterbi(
     wanted = np.asarray(tokens, np.intp)
     if not len(wanted) or len(log_probs) < frames_needed(wanted):
         return None
-    states = _Trellis(log_probs, wanted, blank).states(beam)
+    states = _Trellis(log_probs, wanted, blank, outside).states(beam)
     if states is None:
         return None
     symbols = np.where(states < 0, blank, wanted[states])
@@ -108,9 +115,13 @@ class _Scores:
 class _Trellis:
     """Scores of every token, frame by frame; all are relative to a path of blanks, so a blank costs nothing."""
 
-    def __init__(self, log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> None:
+    def __init__(
+        self, log_probs: np.ndarray, tokens: np.ndarray, blank: int, outside: np.ndarray | None = None
+    ) -> None:
         scores = np.maximum(log_probs, np.float32(_FLOOR), dtype=np.float32)
         self.relative = scores - scores[:, blank : blank + 1]
+        gain = 0.0 if outside is None else np.maximum(outside - scores[:, blank], 0.0)
+        self.outside = np.broadcast_to(np.float32(gain), len(scores))
         self.tokens = tokens
         # stepping from a token straight to an equal one is forbidden
         self.repeat = np.zeros(len(tokens), np.float32)
@@ -161,11 +172,16 @@ class _Trellis:
         on, after, low, high = scores.on, scores.after, scores.low, scores.high
         repeat = self.repeat[low:high]
         entered, stepped = np.empty_like(repeat), np.empty_like(repeat)
-        for emission in self._emissions(first, last, low, high):
+        at_start, at_end = low == 0, high == len(self.tokens)
+        for t, emission in enumerate(self._emissions(first, last, low, high), first):
             np.maximum(on[1:], after[:-1], out=entered)
             np.add(on[:-1], repeat, out=stepped)
             np.maximum(entered, stepped, out=entered)
             np.maximum(after, on, out=after)
+            if at_start:
+                after[0] += self.outside[t]
+            if at_end:
+                after[-1] += self.outside[t]
             np.add(entered, emission, out=on[1:])
             on[0] = -np.inf
             yield

@@ -29,6 +29,9 @@ _EXACT = 1 << 27  # frames times tokens up to which every placement is tried: a 
 # Beyond, a token's score may lag behind the best by so much (natural logarithm of a likelihood): to wait for
 # the text through five minutes of untranscribed speech cost the bundled model 12,000.
 _BEAM = 20_000.0
+# A frame before or behind the text counts as its best letter less this, if that is more than its blank: where
+# speech goes on that the text leaves out, words are not drawn into it.
+_OUTSIDE = 2.0
 _BESIDE = 25  # frames at most on each side that a word's probability takes in
 _SILENT_WORD = 0.2  # seconds at most for a word without sound
 _METHODS: Mapping[str, Callable[..., ctc.Path | None]] = {
@@ -241,11 +244,13 @@ def _fit(
 
 
 def _find(rows: np.ndarray, tokens: np.ndarray, options: AlignOptions) -> ctc.Path | None:
-    if options.method == "viterbi" and len(rows) * len(tokens) > _EXACT:
-        path = ctc.viterbi(rows, tokens, 0, _BEAM)
-        if path is not None:
-            return path
-    return _METHODS[options.method](rows, tokens, 0)
+    if options.method != "viterbi":
+        return _METHODS[options.method](rows, tokens, 0)
+    outside = rows[:, -1] - _OUTSIDE
+    path = None
+    if len(rows) * len(tokens) > _EXACT:
+        path = ctc.viterbi(rows, tokens, beam=_BEAM, outside=outside)
+    return path or ctc.viterbi(rows, tokens, outside=outside)
 
 
 @dataclass(frozen=True)
