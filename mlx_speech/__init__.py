@@ -27,11 +27,10 @@ from mlx_speech.pipeline import (
     transcribe,
 )
 from mlx_speech.stages.cluster import AHCOptions, VBxOptions
-from mlx_speech.stages.decode import DecodeOptions
 from mlx_speech.stages.diarize import DiarizeOptions
+from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
 from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.stages.speech import SpeechOptions
-from mlx_speech.stages.transcribe import TranscribeOptions
 from mlx_speech.types import Character, Diarization, Finding, Segment, Span, Transcript, Turn, Word
 from mlx_speech.writers import WriteOptions, render, write
 

@@ -120,7 +120,9 @@ def whisper_dtw(pair: object, original: bool) -> TIMES:
             else:
                 rough = Segment(0.0, duration, s.text, tokens=tokens)
                 features = encode(pair.ours, [part])
-                found = timing.word_times(pair.ours, pair.tokenizer, features, [[rough]], [duration], "en")
+                found = timing.word_times(
+                    pair.ours, pair.tokenizer, features, [[rough]], [timing.Window(duration, "en")]
+                )
                 words = list(found[0][0].words)
             moved = tuple(replace(w, start=w.start + s.start, end=w.end + s.start) for w in words)
             out.append(replace(s, words=moved))

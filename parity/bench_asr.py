@@ -43,8 +43,8 @@ Run = Callable[[np.ndarray], str]
 
 def ours(work: Path, words: bool = False, pipeline: bool = True, batch_size: int = 8) -> Run:
     from mlx_speech.pipeline import Transcriber
-    from mlx_speech.stages.decode import DecodeOptions
-    from mlx_speech.stages.transcribe import TranscribeOptions, transcribe_spans
+    from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
+    from mlx_speech.stages.transcribe import transcribe_spans
     from mlx_speech.types import Span
 
     transcriber = Transcriber.load(MODEL, dtype="float32")

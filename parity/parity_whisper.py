@@ -36,7 +36,8 @@ from mlx_speech.hub import locate
 from mlx_speech.loading import load
 from mlx_speech.models.whisper import Whisper
 from mlx_speech.stages import timing
-from mlx_speech.stages.decode import Decoded, DecodeOptions, decode, detect_language
+from mlx_speech.stages.decode import Decoded, decode, detect_language
+from mlx_speech.stages.options import DecodeOptions
 from mlx_speech.stages.tokenizer import Tokenizer, tokenizer_for
 from mlx_speech.stages.transcribe import encode, phrases
 
@@ -565,7 +566,9 @@ def word_rows(pair: Pair, clips: dict[str, np.ndarray], results: dict[str, Decod
         duration = len(audio) / RATE
         segments = list(phrases(pair.tokenizer, results[name], duration).segments)
         features = encode(pair.ours, [audio])
-        found = timing.word_times(pair.ours, pair.tokenizer, features, [segments], [duration], "en")[0]
+        found = timing.word_times(
+            pair.ours, pair.tokenizer, features, [segments], [timing.Window(duration, "en")]
+        )[0]
         theirs = [{"seek": 0, "start": s.start, "end": s.end, "tokens": list(s.tokens)} for s in segments]
         original_timing.add_word_timestamps(
             segments=theirs,

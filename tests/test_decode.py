@@ -22,18 +22,19 @@ from hypothesis import strategies as st
 from mlx_speech.errors import OptionError
 from mlx_speech.stages.decode import (
     Decoded,
-    DecodeOptions,
-    Rules,
     compression_ratio,
     decode,
     detect_language,
     is_silence,
     needs_fallback,
 )
+from mlx_speech.stages.options import DecodeOptions
+from mlx_speech.stages.rules import Rules
 from mlx_speech.stages.transcribe import phrases
 
 EXPECTED = json.loads((Path(__file__).parent / "fixtures/whisper/decoding.json").read_text(encoding="utf-8"))
 EOT, FIRST_STAMP, VOCAB = 50257, 50364, 51865
+LAST_LANGUAGE = 50357
 # 50 000 small terms are summed beside one of 1 in float32: each below half a rounding of 1 may be lost
 SUM = 5e-4
 
@@ -101,15 +102,15 @@ def test_batch_equals_single(whisper, tokenizer, features):
 def allowed_by_the_original(logits: np.ndarray, seq: list[int], config, options: DecodeOptions) -> np.ndarray:
     """SuppressBlank, SuppressTokens and ApplyTimestampRules of openai/whisper, on one row, float64.
 
-    Two things are this library's own: no special token but the end is ever written, and none of the
-    timestamps without ``timestamps``.
+    Two things are this library's own: the languages compete but are never written, and without
+    ``timestamps`` no timestamp competes.
     """
     logits = logits.astype(np.float64)
     if not seq:
         logits[list(config.begin_suppress_tokens)] = -np.inf
     if options.suppress_symbols:
         logits[list(config.suppress_tokens)] = -np.inf
-    logits[EOT + 1 : FIRST_STAMP] = -np.inf
+    logits[EOT + 1] = logits[LAST_LANGUAGE + 1 : FIRST_STAMP] = -np.inf
     if not options.timestamps:
         logits[FIRST_STAMP:] = -np.inf
         return logits
@@ -129,6 +130,13 @@ def allowed_by_the_original(logits: np.ndarray, seq: list[int], config, options:
     if log_sum(log[FIRST_STAMP:]) > log[:FIRST_STAMP].max():
         logits[:FIRST_STAMP] = -np.inf
     return logits
+
+
+def best(allowed: np.ndarray) -> int:
+    """The likeliest token that may be written."""
+    written = allowed.copy()
+    written[EOT + 1 : FIRST_STAMP] = -np.inf
+    return int(written.argmax())
 
 
 def log_sum(x: np.ndarray) -> float:
@@ -167,7 +175,7 @@ def test_rules_choose_as_the_original(whisper, tokenizer, seed, options):
         found, logprob = rules.choose(mx.array(logits))
         for n, seq in enumerate(rows):
             allowed = allowed_by_the_original(logits[n], seq, whisper.config, options)
-            wanted = int(allowed.argmax())
+            wanted = best(allowed)
             assert found[n].item() == wanted, (n, seq)
             assert logprob[n].item() == pytest.approx(allowed[wanted] - log_sum(allowed), abs=SUM)
             seq.append(wanted)
@@ -212,6 +220,7 @@ def test_sampling_keeps_the_rules(whisper, tokenizer, seed, temperature, options
             token = found[n].item()
             allowed = allowed_by_the_original(logits[n], seq, whisper.config, options)
             assert allowed[token] > -np.inf, (token, seq)
+            assert not EOT < token < FIRST_STAMP
             assert logprob[n].item() == pytest.approx(allowed[token] - log_sum(allowed), abs=SUM)
             seq.append(token)
 

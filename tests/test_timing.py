@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlx_speech.stages import timing
-from mlx_speech.stages.timing import dtw, median_filter, word_times
+from mlx_speech.stages.timing import Window, dtw, median_filter, word_times
 from mlx_speech.types import Segment
 
 TIMED = json.loads((Path(__file__).parent / "fixtures/whisper/decoding.json").read_text(encoding="utf-8"))[
@@ -42,7 +42,7 @@ def features(whisper, expected) -> mx.array:
 def found(whisper, tokenizer, features) -> list[list[Segment]]:
     """Both windows in one batch, cut off at 12 s as the original was told."""
     given = [[segment(tokenizer, s["tokens"], s["start"], s["end"]) for s in t["segments"]] for t in TIMED]
-    return word_times(whisper, tokenizer, features, given, [12.0, 12.0], "en")
+    return word_times(whisper, tokenizer, features, given, [Window(12.0, "en")] * 2)
 
 
 def joined(pieces: list) -> list[list]:
@@ -86,7 +86,7 @@ def test_the_fixture_tells_frames_apart():
 def test_batch_equals_single(whisper, tokenizer, features, found):
     for n, timed in enumerate(TIMED):
         given = [segment(tokenizer, s["tokens"], s["start"], s["end"]) for s in timed["segments"]]
-        (alone,) = word_times(whisper, tokenizer, features[n : n + 1], [given], [12.0], "en")
+        (alone,) = word_times(whisper, tokenizer, features[n : n + 1], [given], [Window(12.0, "en")])
         for ours, theirs in zip(alone, found[n], strict=True):
             assert [(w.text, w.start, w.end) for w in ours.words] == [
                 (w.text, w.start, w.end) for w in theirs.words
@@ -98,10 +98,10 @@ def test_batch_equals_single(whisper, tokenizer, features, found):
 def test_windows_without_text_are_left_as_they_are(whisper, tokenizer, features):
     empty = Segment(1.0, 2.0, "")
     given = [[empty], [segment(tokenizer, tokenizer.encode(" Yes."), 0.5, 1.5)]]
-    found = word_times(whisper, tokenizer, features, given, [12.0, 12.0], "en")
+    found = word_times(whisper, tokenizer, features, given, [Window(12.0, "en")] * 2)
     assert found[0] == [empty]
     assert [w.text for w in found[1][0].words] == ["Yes."]
-    assert word_times(whisper, tokenizer, features, [[], [empty]], [12.0, 12.0], "en") == [[], [empty]]
+    assert word_times(whisper, tokenizer, features, [[], [empty]], [Window(12.0, "en")] * 2) == [[], [empty]]
 
 
 # --- invariants -------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_words_hold_all_text_in_order_inside_the_window(
         for row in texts
     ]
     durations = [duration, 30.0 - duration]
-    found = word_times(whisper, tokenizer, features, given, durations, language)
+    found = word_times(whisper, tokenizer, features, given, [Window(d, language) for d in durations])
     for row, before, length in zip(found, given, durations, strict=True):
         for ours, theirs in zip(row, before, strict=True):
             assert (ours.text, ours.tokens) == (theirs.text, theirs.tokens)

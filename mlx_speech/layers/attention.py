@@ -59,6 +59,19 @@ class KVCache:
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
 
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return 0 if self._keys is None else self._keys.shape[0]
+
+    def take(self, rows: mx.array) -> KVCache:
+        """A cache of some of the rows (N,)."""
+        other = KVCache()
+        other.length = self.length
+        if self._keys is not None and self._values is not None:
+            other._keys, other._values = self._keys[rows], self._values[rows]
+        return other
+
     def extend(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Append keys and values (B, H, T, D); returns all so far, (B, H, length, D)."""
         end = self.length + k.shape[2]

@@ -120,6 +120,12 @@ class DecoderBlock(EncoderBlock):
         self.cross_attn = MultiHeadAttention(width, heads)
         self.cross_attn_ln = nn.LayerNorm(width)
 
+    def attend_audio(self, x: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Attention of (B, L, D) to the audio's keys and values (W, H, T, D/H), B a multiple of W."""
+        y = self.cross_attn_ln(x)
+        # rows that hear the same window ask as one: its keys are read once
+        return self.cross_attn(y.reshape(k.shape[0], -1, y.shape[-1]), k, v).reshape(x.shape)
+
     def attend_self(self, x: mx.array, cache: KVCache) -> mx.array:
         """Causal self-attention over the cached positions and these; with residual."""
         y = self.attn_ln(x)
@@ -159,7 +165,10 @@ class TextDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class DecoderState:
-    """What decoding carries from step to step: self-attention caches, and the audio's keys and values."""
+    """What decoding carries from step to step: self-attention caches, and the audio's keys and values.
+
+    The caches may hold several rows for each window of audio, one after another.
+    """
 
     self_attention: tuple[KVCache, ...]
     cross_attention: tuple[tuple[mx.array, mx.array], ...]
@@ -168,6 +177,18 @@ class DecoderState:
     def length(self) -> int:
         """Number of positions decoded so far."""
         return self.self_attention[0].length
+
+    def take(self, rows: mx.array, windows: mx.array | None = None) -> DecoderState:
+        """The state of some rows (N,), and of some of the windows that they hear; all of them by default."""
+        cross = self.cross_attention
+        if windows is not None:
+            cross = tuple((_settled(k[windows], v[windows])) for k, v in cross)
+        return DecoderState(tuple(c.take(rows) for c in self.self_attention), cross)
+
+    def repeat(self, times: int) -> DecoderState:
+        """Each row so many times in a row. They go on hearing the same window: its keys are not repeated."""
+        rows = mx.repeat(mx.arange(self.self_attention[0].batch), times)
+        return self.take(rows)
 
 
 def _settled(k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
@@ -213,7 +234,7 @@ class Whisper(nn.Module):
             self.decoder.blocks, state.self_attention, state.cross_attention, strict=True
         ):
             x = block.attend_self(x, cache)
-            x = block.mlp(x + block.cross_attn(block.cross_attn_ln(x), k, v))
+            x = block.mlp(x + block.attend_audio(x, k, v))
         return self.decoder.ln(x)
 
     def logits(self, hidden: mx.array) -> mx.array:

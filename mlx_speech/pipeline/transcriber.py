@@ -15,11 +15,12 @@ from mlx_speech.pipeline.basis import AudioLike, Progress, expect, unheard
 from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad, segmented_speech
 from mlx_speech.pipeline.diarizer import Diarizer
 from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, preset
+from mlx_speech.stages.options import TranscribeOptions
 from mlx_speech.stages.segmentation import Segmentation
 from mlx_speech.stages.speakers import assign_speakers
 from mlx_speech.stages.speech import SpeechOptions, merge_spans, spans_from_probabilities
 from mlx_speech.stages.tokenizer import Tokenizer, tokenizer_for
-from mlx_speech.stages.transcribe import TranscribeOptions, check_ability, transcribe_spans
+from mlx_speech.stages.transcribe import check_ability, transcribe_spans
 from mlx_speech.types import Span, Transcript
 
 DEFAULT_MODEL = "whisper-small"

@@ -56,13 +56,29 @@ class _Timed:
     probability: float
 
 
+@dataclass(frozen=True)
+class Window:
+    """A window that words are timed in.
+
+    Args:
+        duration: its length in seconds.
+        language: the code it was decoded with.
+        start: where it stands on the clock that its segments' times follow, in seconds.
+        spoken_until: when the last word before it ended, by the same clock.
+    """
+
+    duration: float
+    language: str
+    start: float = 0.0
+    spoken_until: float = 0.0
+
+
 def word_times(
     model: Whisper,
     tokenizer: Tokenizer,
     features: mx.array,
     segments: Sequence[Sequence[Segment]],
-    durations: Sequence[float],
-    language: str,
+    windows: Sequence[Window],
     task: str = "transcribe",
 ) -> list[list[Segment]]:
     """Give the segments of a batch of windows their words.
@@ -71,9 +87,8 @@ def word_times(
         model: the Whisper model that wrote them.
         tokenizer: its tokenizer.
         features: the windows' audio features (B, T, D).
-        segments: each window's segments, with times relative to the window, in seconds.
-        durations: each window's length in seconds.
-        language: the code the windows were decoded with.
+        segments: each window's segments.
+        windows: what the B windows are.
         task: as decoded.
 
     Returns:
@@ -83,19 +98,22 @@ def word_times(
     out = [list(found) for found in segments]
     if not rows:
         return out
-    prompt = tokenizer.start_sequence(language, task)
+    prompts = [tokenizer.start_sequence(windows[n].language, task) for n in rows]
     texts = [[t for s in segments[n] for t in _text_tokens(tokenizer, s)] for n in rows]
-    scores, probabilities = _forced(model, tokenizer, features[mx.array(rows)], prompt, texts)
+    scores, probabilities = _forced(model, tokenizer, features[mx.array(rows)], prompts, texts)
     for at, n in enumerate(rows):
-        frames = max(min(round(durations[n] / TIME_PRECISION), scores.shape[-1]), 1)
+        window, before = windows[n], len(prompts[at])
+        frames = max(min(round(window.duration / TIME_PRECISION), scores.shape[-1]), 1)
         count = len(texts[at])
-        matrix = _alignment_matrix(scores[at, :, : len(prompt) + count + 2, :frames])
-        path = dtw(-matrix[len(prompt) : -1])
-        timed = _words(tokenizer, texts[at], path, probabilities[at][:count], language)
+        matrix = _alignment_matrix(scores[at, :, : before + count + 2, :frames])
+        path = dtw(-matrix[before:-1])
+        timed = _words(tokenizer, texts[at], path, probabilities[at][:count], window.language)
         limits = _limits(timed)  # of the words before they are joined and shortened, as in the original
         _shorten_at_sentence_ends(timed, limits[1])
-        timed = _join_punctuation(timed, language not in UNSPACED)
-        out[n] = _to_segments(tokenizer, segments[n], timed, limits)
+        timed = _join_punctuation(timed, window.language not in UNSPACED)
+        for word in timed:
+            word.start, word.end = word.start + window.start, word.end + window.start
+        out[n] = _to_segments(tokenizer, segments[n], timed, limits, window.spoken_until)
     return out
 
 
@@ -107,17 +125,20 @@ def _forced(
     model: Whisper,
     tokenizer: Tokenizer,
     features: mx.array,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     texts: Sequence[Sequence[int]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Attention scores (B, heads, L, T) of the given texts, and each text token's probability (B, L)."""
     special = tokenizer.special
     longest = max(map(len, texts))
-    rows = [[*prompt, special.no_timestamps, *t, *[special.eot] * (longest - len(t) + 1)] for t in texts]
+    rows = [
+        [*prompt, special.no_timestamps, *t, *[special.eot] * (longest - len(t) + 1)]
+        for prompt, t in zip(prompts, texts, strict=True)
+    ]
     tokens = mx.array(rows, mx.int32)
     scores, logits = model.cross_attention(features, tokens)
     # the scores before position p predict the token at p; only words compete
-    start = len(prompt)
+    start = len(prompts[0])
     ahead = logits[:, start : start + longest + 1, : special.eot]
     following = mx.minimum(tokens[:, start + 1 :], special.eot - 1)
     chosen = mx.take_along_axis(ahead, following[..., None], axis=-1).squeeze(-1)
@@ -261,12 +282,15 @@ def _append(word: _Timed, piece: _Timed, keep_end: bool) -> None:
 
 
 def _to_segments(
-    tokenizer: Tokenizer, segments: Sequence[Segment], timed: Sequence[_Timed], limits: tuple[float, float]
+    tokenizer: Tokenizer,
+    segments: Sequence[Segment],
+    timed: Sequence[_Timed],
+    limits: tuple[float, float],
+    spoken_until: float,
 ) -> list[Segment]:
     median, longest = limits
     rest = list(timed)
     out: list[Segment] = []
-    spoken_until = 0.0
     for segment in segments:
         wanted, mine = len(_text_tokens(tokenizer, segment)), []
         while rest and wanted > 0:

@@ -22,6 +22,7 @@ from mlx_speech.stages.languages import LANGUAGES
 
 TIME_PRECISION = 0.02  # seconds a timestamp token
 NUM_TIMESTAMPS = 1501
+_NUMERALS = frozenset("0123456789%$£")
 _ASSETS = Path(__file__).parent.parent / "assets" / "whisper"
 # written without spaces between words: each character is taken for a word
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
@@ -99,6 +100,12 @@ class Tokenizer:
             s.no_speech,
             s.no_timestamps,
         )
+
+    @cached_property
+    def numerals(self) -> tuple[int, ...]:
+        """Text tokens that hold a digit, or a sign that is read as a word: %, $, £."""
+        texts = self._bpe.decode_batch([[n] for n in range(self.special.eot)], skip_special_tokens=False)
+        return tuple(n for n, text in enumerate(texts) if not _NUMERALS.isdisjoint(text))
 
     def split_to_words(self, tokens: Sequence[int], language: str | None) -> list[tuple[str, list[int]]]:
         """Group text tokens into words: (text with its leading space, tokens), nothing lost.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
@@ -12,36 +12,14 @@ import numpy as np
 from mlx_speech.errors import OptionError
 from mlx_speech.features import SAMPLE_RATE, log_mel, pad_or_trim
 from mlx_speech.models.whisper import Whisper
-from mlx_speech.stages.decode import Decoded, DecodeOptions, decode, detect_language, is_silence
-from mlx_speech.stages.timing import word_times
+from mlx_speech.stages.decode import Decoded, decode, detect_language, is_silence
+from mlx_speech.stages.loops import without_loops
+from mlx_speech.stages.options import TranscribeOptions
+from mlx_speech.stages.timing import Window, word_times
 from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
 from mlx_speech.types import Segment, Span
 
 _SHORTEST = 0.4  # seconds: a shorter leftover holds no phrase, and silence invites inventions
-
-
-@dataclass(frozen=True)
-class TranscribeOptions:
-    """How to turn windows into segments.
-
-    Args:
-        language: code the speech is in; detected from the first batch of windows by default.
-        words: whether to time the words.
-        batch_size: windows decoded together.
-        decode: how each window is decoded.
-
-    Raises:
-        OptionError: a batch size below 1.
-    """
-
-    language: str | None = None
-    words: bool = True
-    batch_size: int = 8
-    decode: DecodeOptions = field(default_factory=DecodeOptions)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise OptionError(f"batch_size {self.batch_size} must be at least 1")
 
 
 def transcribe_spans(
@@ -72,19 +50,27 @@ def transcribe_spans(
     queue = deque(spans)
     language = "en" if not tokenizer.multilingual else options.language
     segments: list[Segment] = []
+    heard: dict[str, float] = {}
     finished = 0.0
     while queue:
         batch = [queue.popleft() for _ in range(min(options.batch_size, len(queue)))]
         features = encode(model, [_cut(audio, span) for span in batch])
         if language is None:
-            language = _vote(detect_language(model, tokenizer, features), batch)
-        found, leftovers = _transcribe_batch(model, tokenizer, features, batch, language, options)
-        segments.extend(found)
+            found = detect_language(model, tokenizer, features)
+            languages = _languages(found, batch, options.multilingual)
+            language = None if options.multilingual else languages[0]
+        else:
+            languages = [language] * len(batch)
+        placed, leftovers = _transcribe_batch(model, tokenizer, features, batch, languages, options)
+        segments.extend(placed)
         queue.extendleft(reversed(leftovers))
+        for code, span in zip(languages, batch, strict=True):
+            heard[code] = heard.get(code, 0.0) + span.duration
         finished += sum(s.duration for s in batch) - sum(s.duration for s in leftovers)
         if progress:
             progress(finished)
-    return sorted(segments, key=lambda s: (s.start, s.end)), language if spans else None
+    main = max(heard, key=lambda code: heard[code]) if heard else None
+    return sorted(segments, key=lambda s: (s.start, s.end)), main
 
 
 def check_ability(tokenizer: Tokenizer, options: TranscribeOptions) -> None:
@@ -118,13 +104,28 @@ def _cut(audio: np.ndarray, span: Span) -> np.ndarray:
     return audio[round(span.start * SAMPLE_RATE) : round(span.end * SAMPLE_RATE)]
 
 
-def _vote(rows: Iterable[dict[str, float]], spans: Sequence[Span]) -> str:
-    """The likeliest language over several windows, each weighing as much as it is long."""
+def _languages(rows: Sequence[dict[str, float]], spans: Sequence[Span], each: bool) -> list[str]:
+    """Each window's likeliest language, or for all the likeliest over all, weighing windows by their length."""
+    if each:
+        return [max(row, key=lambda code: row[code]) for row in rows]
     totals: dict[str, float] = {}
     for row, span in zip(rows, spans, strict=True):
         for code, probability in row.items():
             totals[code] = totals.get(code, 0.0) + probability * span.duration
-    return max(totals, key=lambda code: totals[code])
+    return [max(totals, key=lambda code: totals[code])] * len(rows)
+
+
+def clip_spans(spans: Sequence[Span], clips: Sequence[float]) -> list[Span]:
+    """What of spans lies in clips, given as start, end, start, end … in seconds; an odd last has no end."""
+    if not clips:
+        return list(spans)
+    ends = [*clips[1::2], *([float("inf")] if len(clips) % 2 else [])]
+    cut = [
+        Span(max(s.start, start), min(s.end, end))
+        for start, end in zip(clips[::2], ends, strict=True)
+        for s in spans
+    ]
+    return [s for s in cut if s.duration > 0]
 
 
 def _transcribe_batch(
@@ -132,19 +133,24 @@ def _transcribe_batch(
     tokenizer: Tokenizer,
     features: mx.array,
     spans: Sequence[Span],
-    language: str,
+    languages: Sequence[str],
     options: TranscribeOptions,
 ) -> tuple[list[Segment], list[Span]]:
     """Segments of a batch in the recording's time, and the stretches that windows left over."""
-    results = decode(model, tokenizer, features, language, options.decode)
+    results = decode(model, tokenizer, features, languages, options.decode)
+    if options.max_repeats is not None:
+        results = [without_loops(tokenizer, r, options.max_repeats) for r in results]
     windows = [
         Phrases((), None) if is_silence(r, options.decode) else phrases(tokenizer, r, span.duration)
         for r, span in zip(results, spans, strict=True)
     ]
-    found = [[replace(s, language=language) for s in window.segments] for window in windows]
+    found = [
+        [replace(s, language=language) for s in window.segments]
+        for window, language in zip(windows, languages, strict=True)
+    ]
     if options.words:
-        durations = [s.duration for s in spans]
-        found = word_times(model, tokenizer, features, found, durations, language, options.decode.task)
+        heard = [Window(s.duration, language) for s, language in zip(spans, languages, strict=True)]
+        found = word_times(model, tokenizer, features, found, heard, options.decode.task)
     placed: list[Segment] = []
     leftovers: list[Span] = []
     for window, segments, span in zip(windows, found, spans, strict=True):

@@ -1,0 +1,142 @@
+"""How to decode and how to transcribe: values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mlx_speech.errors import OptionError
+
+TASKS = ("transcribe", "translate")
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How to decode a window.
+
+    Args:
+        task: ``"transcribe"``, or ``"translate"`` into English (multilingual models).
+        temperatures: tried in turn on the rows whose result fails a threshold; 0 takes the best token or
+            the best beam, more samples.
+        compression_ratio_threshold: text that zlib shrinks by more than this is taken for a loop.
+        logprob_threshold: a lower mean log-probability fails.
+        no_speech_threshold: a window at least as likely to be silent, and below ``logprob_threshold``,
+            is taken for silence and not decoded again.
+        max_initial_timestamp: latest first timestamp, in seconds from the window's start.
+        max_tokens: most tokens a window; half the model's context by default.
+        timestamps: let the model write phrase times; without them a window is one segment.
+        beam_size: hypotheses followed at temperature 0; 1 is greedy.
+        patience: a beam search ends when ``beam_size · patience`` hypotheses have.
+        length_penalty: exponent of Google's length normalisation, ``((5 + length) / 6)**p``, when finished
+            hypotheses are ranked; the plain mean by default.
+        best_of: samples drawn at temperatures above 0, of which the likeliest counts.
+        prompt: text that the model takes for what was said before: names, spelling, style.
+        prefix: text that the window is taken to begin with; it is not repeated in the result.
+        hotwords: words to listen for, put before the prompt; not together with ``prefix``.
+        suppress_symbols: never write the symbols that the checkpoint lists as not speech.
+        suppress_tokens: further tokens that are never written.
+        suppress_numerals: write numbers as words: no token with a digit, %, $ or £.
+        repetition_penalty: above 1, makes words of the same window less likely a second time.
+        no_repeat_ngram_size: words are never written as the same run of so many tokens twice; 0 allows it.
+        seed: of the sampling at temperatures above 0.
+
+    Raises:
+        OptionError: a value out of its range.
+    """
+
+    task: str = "transcribe"
+    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    compression_ratio_threshold: float | None = 2.4
+    logprob_threshold: float | None = -1.0
+    no_speech_threshold: float | None = 0.6
+    max_initial_timestamp: float = 1.0
+    max_tokens: int | None = None
+    timestamps: bool = True
+    beam_size: int = 1
+    patience: float = 1.0
+    length_penalty: float | None = None
+    best_of: int = 1
+    prompt: str | None = None
+    prefix: str | None = None
+    hotwords: str | None = None
+    suppress_symbols: bool = True
+    suppress_tokens: tuple[int, ...] = ()
+    suppress_numerals: bool = False
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise OptionError(f"task {self.task!r} is not one of {', '.join(TASKS)}")
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise OptionError(f"temperatures {self.temperatures} must be one or more numbers of at least 0")
+        if not 0 <= self.max_initial_timestamp <= 30:
+            raise OptionError(f"max_initial_timestamp {self.max_initial_timestamp} must be 0 to 30 seconds")
+        if self.length_penalty is not None and not 0 <= self.length_penalty <= 1:
+            raise OptionError(f"length_penalty {self.length_penalty} must be 0 to 1")
+        if self.patience <= 0 or self.repetition_penalty <= 0:
+            raise OptionError(
+                f"patience {self.patience} and repetition_penalty {self.repetition_penalty} must be above 0"
+            )
+        for name in ("max_tokens", "beam_size", "best_of"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} {value} must be at least 1")
+        if self.no_repeat_ngram_size < 0:
+            raise OptionError(f"no_repeat_ngram_size {self.no_repeat_ngram_size} must be at least 0")
+        if self.hotwords and self.prefix:
+            raise OptionError("hotwords and prefix exclude each other: put the words into the prompt")
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """How to turn a recording into segments.
+
+    Args:
+        language: code the speech is in; detected by default.
+        multilingual: detect the language of each window anew, for recordings that mix them.
+        words: whether to time the words.
+        batch_size: windows decoded together.
+        decode: how each window is decoded.
+        sequential: decode window by window as OpenAI's program does, each beginning where the last one's
+            words ended, instead of the stretches of speech in batches: slower, with text that hangs
+            together.
+        condition_on_previous_text: sequential only: the text so far is the next window's prompt.
+        carry_initial_prompt: sequential only: ``decode.prompt`` stays in front of that text.
+        clips: start, end, start, end … in seconds: only these stretches; an odd last one runs to the end.
+        hallucination_silence_threshold: sequential, with words: skip silences longer than this, in seconds,
+            around words that look invented.
+        max_repeats: a phrase that a window repeats more often than this in a row is written once.
+
+    Raises:
+        OptionError: a value out of its range, or two that exclude each other.
+    """
+
+    language: str | None = None
+    multilingual: bool = False
+    words: bool = True
+    batch_size: int = 8
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    sequential: bool = False
+    condition_on_previous_text: bool = True
+    carry_initial_prompt: bool = False
+    clips: tuple[float, ...] = ()
+    hallucination_silence_threshold: float | None = None
+    max_repeats: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise OptionError(f"batch_size {self.batch_size} must be at least 1")
+        if self.multilingual and self.language is not None:
+            raise OptionError(f"multilingual detects languages; leave out language {self.language!r}")
+        if self.max_repeats is not None and self.max_repeats < 1:
+            raise OptionError(f"max_repeats {self.max_repeats} must be at least 1")
+        if list(self.clips) != sorted(self.clips) or (self.clips and self.clips[0] < 0):
+            raise OptionError(f"clips {self.clips} must be seconds in ascending order")
+        if self.hallucination_silence_threshold is not None:
+            if not (self.sequential and self.words):
+                raise OptionError("hallucination_silence_threshold needs sequential and words")
+            if self.hallucination_silence_threshold < 0:
+                raise OptionError(
+                    f"hallucination_silence_threshold {self.hallucination_silence_threshold} must be at least 0"
+                )
