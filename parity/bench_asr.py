@@ -47,7 +47,7 @@ def ours(work: Path, words: bool = False, pipeline: bool = True, batch_size: int
     from mlx_speech.stages.transcribe import transcribe_spans
     from mlx_speech.types import Span
 
-    transcriber = Transcriber.load(MODEL, dtype="float32")
+    transcriber = Transcriber.load(MODEL, align="none", dtype="float32")
     decode = DecodeOptions(temperatures=(0.0,))
     options = TranscribeOptions(language="en", words=words, batch_size=batch_size, decode=decode)
 

@@ -21,7 +21,7 @@ from mlx_speech.errors import ModelNotFoundError, OptionError
 from mlx_speech.pipeline import Aligner
 from mlx_speech.readers import read_transcript
 from mlx_speech.registry import CARDS
-from mlx_speech.stages import aligners
+from mlx_speech.stages import aligners, placing
 from mlx_speech.stages.align import align_segments, align_text
 from mlx_speech.stages.emissions import Alphabet, Listener
 from mlx_speech.stages.placing import AlignOptions
@@ -299,6 +299,43 @@ def test_one_segment_that_does_not_fit_leaves_the_others_alone(listener):
     check(found, [s.text for s in segments], len(audio) / 16000)
     assert [s.words[0].uncertain for s in found] == [False, True, False]
     assert found[2].words[0].start == pytest.approx(40 * 0.02 + EDGE)
+
+
+def test_a_segment_that_does_not_fit_keeps_the_times_it_came_with(listener):
+    audio = spell(60, (5, "one"), (40, "two"))
+    text = "an impossibly long phrase for so short a moment of time"
+    words = tuple(Word(t, 0.4 + n / 50, 0.41 + n / 50, 0.7) for n, t in enumerate(text.split()))
+    segments = [
+        Segment(0, 0.4, "one", language="en"),
+        Segment(0.4, 0.7, text, words, "en"),
+        Segment(0.7, 1.2, "two", language="en"),
+    ]
+    found = align_segments({"en": listener}, audio, segments)
+    assert found[1].words == tuple(replace(w, uncertain=True) for w in words)
+    assert not found[0].words[0].uncertain
+    assert not found[2].words[0].uncertain
+
+
+@pytest.mark.parametrize("lose", [False, True])
+def test_a_long_text_is_placed_within_a_beam_and_without_where_that_loses_the_way(
+    listener, monkeypatch, lose
+):
+    said = [(n, f"word {chr(97 + k)}") for k, n in enumerate(range(20, 2000, 200))]
+    audio = spell(2100, *said)
+    text = "\n".join(t for _, t in said)
+    exact = align_text(listener, audio, text, "en")
+    monkeypatch.setattr(placing, "_EXACT", 0)
+    search, widths = placing.ctc.viterbi, []
+
+    def watch(*given, beam=None, **options):
+        widths.append(beam)
+        if lose and beam:
+            return None
+        return search(*given, **options, **({"beam": beam} if beam else {}))
+
+    monkeypatch.setattr(placing.ctc, "viterbi", watch)
+    assert align_text(listener, audio, text, "en") == exact
+    assert widths == ([placing._BEAM, None] if lose else [placing._BEAM])
 
 
 @pytest.mark.parametrize("times", [(-3, -1), (50, 60), (1, 1), (0, 1e9), (3, 1)])

@@ -314,6 +314,17 @@ def test_unfitting_files_are_named(tmp_path, file, change, match):
         load(f"path:{folder}")
 
 
+def test_wavlm_is_refused_by_the_tensors_that_make_it_another_network(tmp_path):
+    tensors = {
+        "wavlm.encoder.layers.0.attention.gru_rel_pos_const": mx.zeros((1, 2, 1, 1)),
+        "lm_head.weight": mx.zeros((32, 8)),
+        "lm_head.bias": mx.zeros(32),
+    }
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
+    with pytest.raises(CheckpointError, match=r"unexpected: wavlm\..*gru_rel_pos_const"):
+        load(f"path:{tmp_path}")
+
+
 # --- the bundled aligner and the table --------------------------------------------------------------------
 
 

@@ -54,7 +54,7 @@ class Transcriber:
         model: str = DEFAULT_MODEL,
         *,
         vad: str = AUTO_VAD,
-        align: str = "none",
+        align: str = "auto",
         diarize: bool | Diarizer = False,
         dtype: str | None = None,
     ) -> Transcriber:
