@@ -35,12 +35,28 @@ class Conv2d(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, F, T, C) → (B, ⌈F / stride⌉, ⌈T / stride⌉, N)."""
+        return self._convolve(x) if slow_functions() else self._bare(x) + self.bias
+
+    def rectified(self, x: mx.array, skip: mx.array | None = None) -> mx.array:
+        """What is positive of :meth:`__call__`, or of its sum with ``skip`` where that is given."""
+        if slow_functions():
+            y = self._convolve(x)
+            return nn.relu(y if skip is None else y + skip)
+        y = self._bare(x)
+        return _rectified(y, self.bias) if skip is None else _rectified_sum(y, self.bias, skip)
+
+    def _bare(self, x: mx.array) -> mx.array:
+        """MLX's own convolution, without the bias."""
+        if self.weight.shape[2] == 1:
+            return x[:, :: self.stride, :: self.stride] @ self.weight[:, 0, 0].T
+        return mx.conv2d(x, self.weight, self.stride, padding=1)
+
+    def _convolve(self, x: mx.array) -> mx.array:
+        """:meth:`__call__` on a Linux CPU."""
         kernel, channels = self.weight.shape[2:]
         if kernel == 1:
             x = x[:, :: self.stride, :: self.stride]
             return mx.addmm(self.bias, x, self.weight[:, 0, 0].T)
-        if not slow_functions():
-            return mx.conv2d(x, self.weight, self.stride, padding=1) + self.bias
         by = self._by_tiles if self.stride == 1 and channels > 1 else self._by_windows
         return mx.stack([by(one) for one in x]) if len(x) != 1 else by(x[0])[None]
 
@@ -82,6 +98,17 @@ class Conv2d(nn.Module):
         out = mx.addmm(self.bias, windows.reshape(-1, 9 * channels), weight.T)
         return out.reshape(height, width, -1)
 
+
+def _bias_and_rectify(x: mx.array, bias: mx.array) -> mx.array:
+    return mx.maximum(x + bias, 0.0)
+
+
+def _add_and_rectify(x: mx.array, bias: mx.array, skip: mx.array) -> mx.array:
+    return mx.maximum(x + bias + skip, 0.0)
+
+
+# one pass over the memory of a GPU each
+_rectified, _rectified_sum = mx.compile(_bias_and_rectify), mx.compile(_add_and_rectify)
 
 # F(4, 3) in one dimension: how a kernel's three numbers, six numbers of input and the six products spread
 _WEIGHTS = np.array(

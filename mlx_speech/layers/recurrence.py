@@ -247,13 +247,13 @@ def _sequences(size: int, batch: int, directions: int) -> int:
 def _kept(size: int, sequences: int) -> tuple[int, int]:
     """Groups of columns whose weights a thread keeps in registers, and in shared memory.
 
-    Each takes 16 registers. What else a thread needs was read from the compiler's report for sm_90; blocks are
-    launched only if the registers of all their threads are there.
+    Each takes 16 registers. What else a thread needs was read from the compiler's report for sm_90, and the
+    fastest of what fits is taken. Blocks are launched only if the registers of all their threads are there.
     """
     if not _on_cuda():
         return 0, 0
     groups = size // 8
-    registers = min(groups, ({1: 13, 2: 11, 4: 12}[sequences] if size <= 128 else 3 if size <= 256 else 0))
+    registers = min(groups, ({1: 12, 2: 11, 4: 12}[sequences] if size <= 128 else 3 if size <= 256 else 0))
     room = _SHARED_BYTES - 8 * sequences * size
     return registers, min(groups - registers, room // (128 * size))
 

@@ -18,6 +18,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_speech.layers.conv import windows
+from mlx_speech.layers.elementwise import slow_functions
+
 FILTERS = 80  # half of them cosines, half sines
 KERNEL = 251  # samples
 CHANNELS = 60
@@ -101,18 +104,18 @@ class SincNet(nn.Module):
     def __call__(self, audio: mx.array) -> mx.array:
         """(B, S) float32 → (B, frames, 60) float32; S at least :func:`receptive_field`."""
         audio = self.wav_norm(audio[..., None])[..., 0]
-        # one recording at a time: its windows take 251 / stride times its own memory
-        x = mx.stack([mx.abs(self._filter(row)) for row in audio])
-        x = _leaky(self.norms[0](_pool(x)))
+        x = _leaky(self.norms[0](_pool(mx.abs(self._filter(audio)))))
         for conv, norm in zip(self.convs, self.norms[1:], strict=True):
             x = _leaky(norm(_pool(conv(x))))
         return x
 
-    def _filter(self, row: mx.array) -> mx.array:
-        """(S,) → (T, 80). A view of the windows and one product: convolving one channel is slow on a CPU."""
-        count = (row.size - KERNEL) // self.stride + 1
-        windows = mx.as_strided(mx.contiguous(row), (count, KERNEL), (self.stride, 1))
-        return windows @ self.filters.T
+    def _filter(self, audio: mx.array) -> mx.array:
+        """(B, S) → (B, T, 80). On a Linux CPU convolving one channel is slow: windows and a product there."""
+        if not slow_functions():
+            return mx.conv1d(audio[..., None], self.filters[..., None], self.stride)
+        # one recording at a time: its windows take 251 / stride times its own memory
+        rows = [windows(audio[n : n + 1], KERNEL, self.stride)[0] @ self.filters.T for n in range(len(audio))]
+        return mx.stack(rows)
 
 
 def num_frames(samples: int, stride: int) -> int:

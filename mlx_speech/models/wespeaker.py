@@ -112,9 +112,8 @@ class Block(nn.Module):
         """(B, M', T', N) → (B, M'', T'', N'')."""
         y = x
         for conv in self.convs[:-1]:
-            y = nn.relu(conv(y))
-        y = self.convs[-1](y)
-        return nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+            y = conv.rectified(y)
+        return self.convs[-1].rectified(y, x if self.shortcut is None else self.shortcut(x))
 
 
 class WeSpeaker(nn.Module):
@@ -223,7 +222,7 @@ class WeSpeaker(nn.Module):
         return self.seg_2(nn.relu(x)) if self.config.two_layers else x
 
     def _convolve(self, fbank: mx.array) -> mx.array:
-        x = nn.relu(self.conv1(fbank.swapaxes(1, 2)[..., None]))
+        x = self.conv1.rectified(fbank.swapaxes(1, 2)[..., None])
         for stage in self.stages:
             for block in stage:
                 x = block(x)

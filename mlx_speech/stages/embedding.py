@@ -129,14 +129,31 @@ def trunk_frames(model: WeSpeaker, samples: np.ndarray, first: int, last: int) -
     reach = round(5 * SAMPLE_RATE / FBANK_HOP)
     wide = max(0, begin - reach)
     heard = samples[wide * FBANK_HOP : (end + reach - 1) * FBANK_HOP + FBANK_WINDOW]
-    energies = np.array(kaldi_fbank(mx.array(heard), model.config.n_mels))
-    sums = np.cumsum(np.pad(energies, ((1, 0), (0, 0))), axis=0, dtype=np.float64)
+    energies = kaldi_fbank(mx.array(heard), model.config.n_mels)
     at = np.arange(begin - wide, min(end - wide, len(energies)))
-    low, high = np.maximum(at - reach, 0), np.minimum(at + reach, len(energies))
-    centred = energies[at] - (sums[high] - sums[low]) / (high - low)[:, None]
-    frames = model.trunk(mx.array(centred[None].astype(np.float32)))[0]
+    count = np.minimum(at + reach, len(energies)) - np.maximum(at - reach, 0)
+    front, needed = reach - int(at[0]), len(at) + 2 * reach - 1
+    around = mx.pad(energies, [(front, max(0, needed - front - len(energies))), (0, 0)])[:needed]
+    mean = _sliding_sum(around, 2 * reach) / mx.array(count[:, None], mx.float32)
+    frames = model.trunk((energies[int(at[0]) : int(at[-1]) + 1] - mean)[None])[0]
     skipped = first - begin // _SHRINK
     return frames[skipped : skipped + last - first]
+
+
+def _sliding_sum(x: mx.array, size: int) -> mx.array:
+    """Sums of ``size`` neighbours, (T, M) → (T - size + 1, M), put together from sums of 1, 2, 4, … of them.
+
+    On the device and as exact as float32 can be: no running sum that grows with the recording.
+    """
+    rows = x.shape[0] - size + 1
+    total, taken, length = mx.zeros((rows, x.shape[1])), 0, 1
+    while True:
+        if size & length:
+            total = total + x[taken : taken + rows]
+            taken += length
+        if 2 * length > size:
+            return total
+        x, length = x[:-length] + x[length:], 2 * length
 
 
 def embed_recording(model: WeSpeaker, samples: np.ndarray) -> np.ndarray:
