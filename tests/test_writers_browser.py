@@ -76,6 +76,10 @@ class Browser:
     def press(self, *keys: str) -> None:
         webdriver.ActionChains(self.driver).send_keys(*keys).perform()
 
+    def shift(self, key: str) -> None:
+        actions = webdriver.ActionChains(self.driver)
+        actions.key_down(Keys.SHIFT).send_keys(key).key_up(Keys.SHIFT).perform()
+
     def until(self, wanted: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + WAIT
         while time.monotonic() < end:
@@ -161,9 +165,7 @@ def test_keys(page: Browser) -> None:
     page.press(Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
     assert page.run("player.time") == 5
     page.run("player.seek(5.2)")
-    webdriver.ActionChains(page.driver).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT).key_up(
-        Keys.SHIFT
-    ).perform()
+    page.shift(Keys.ARROW_RIGHT)
     assert page.run("current.n") == 16
     page.press("]")
     assert page.run("current.n") == 20
@@ -328,3 +330,21 @@ def test_three_hours_of_words(page: Browser, tmp_path: Path) -> None:
         lambda: page.run(f"current.n === 27000 && {box}.top > 0 && {box}.bottom < innerHeight"),
         "the word in view",
     )
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Transcript((), None, 0.0),
+        Transcript((Segment(1.0, 2.0, "No words."), Segment(2.0, 3.0, "今日は", language="ja")), "ja", 4.0),
+    ],
+    ids=["nothing said", "no words, no speakers"],
+)
+def test_little_is_enough(page: Browser, tmp_path: Path, found: Transcript) -> None:
+    write(found, tmp_path / "little.html", "html", audio=tmp_path / "talk #1.flac")
+    page.open(tmp_path / "little.html")
+    page.until(lambda: page.run("audio.readyState > 0"), "the recording")
+    page.press("]", "[", "u")
+    page.shift(Keys.ARROW_RIGHT)
+    page.one("#query").send_keys("x")
+    assert page.run("current?.segment.text ?? null") == (None if not found.segments else "今日は")
