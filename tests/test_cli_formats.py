@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import wave
 from pathlib import Path
@@ -56,6 +57,13 @@ def test_all_formats_that_can_be_made(align):
     assert code == 0, err
     assert {p.suffix[1:] for p in out.iterdir()} == set(WRITERS) - {"rttm"}
     assert "wrote" in err
+
+
+def test_characters_where_asked_for(align):
+    code, err, out = align("-f", "json", "--return_char_alignments")
+    assert code == 0, err
+    (segment,) = json.loads((out / "talk.json").read_text())["segments"]
+    assert "".join(c["char"] for c in segment["chars"]) == "sohesaidnothing"
 
 
 def test_a_format_that_cannot_be_made_is_told(align):

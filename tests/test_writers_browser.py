@@ -40,7 +40,7 @@ def long_transcript(words: int, speakers: tuple[str, ...] = SPEAKERS) -> Transcr
         who = speakers[n // 20 % len(speakers)]
         said = tuple(
             Word(
-                f"w{k}" if k % 50 else "Straße", k / 3, k / 3 + 0.3, 0.3 if k % 25 == 24 else 0.9, speaker=who
+                f"w{k}" if k % 50 else "Straße", k / 3, k / 3 + 0.3, 0.2 if k % 25 == 24 else 0.9, speaker=who
             )
             for k in range(n, min(n + 10, words))
         )

@@ -94,7 +94,7 @@ class Reader(HTMLParser):
 
 PLAIN = Transcript(
     (
-        Segment(0.5, 2.0, " Hello there", (Word("Hello", 0.5, 1, 0.9), Word("there", 1, 2, 0.4)), "en"),
+        Segment(0.5, 2.0, " Hello there", (Word("Hello", 0.5, 1, 0.9), Word("there", 1, 2, 0.2)), "en"),
         Segment(2.0, 2.5, "   "),
         Segment(5.0, 6.0, " No words here.", language="en"),
     ),

@@ -41,6 +41,10 @@ def align_command(
     sentences: Annotated[
         bool, typer.Option("--sentences", help="Cut subtitles where sentences end.")
     ] = False,
+    characters: Annotated[
+        bool,
+        typer.Option("--characters", "--return-char-alignments", help="Give the json each character's time."),
+    ] = False,
     slack: Annotated[
         float, typer.Option(help="Seconds by which a subtitle's words may be outside of it.")
     ] = 1.0,
@@ -54,7 +58,7 @@ def align_command(
     Plain text is what the whole recording says: its lines and sentences become segments.
     """  # fmt: skip
     formats = parse_formats(format)
-    options = AlignOptions(sentences=sentences, slack=slack, lag=lag)
+    options = AlignOptions(sentences=sentences, characters=characters, slack=slack, lag=lag)
     text = read_transcript(transcript)
     aligner = Aligner.load(model)
     code = language_code(language) if language else None

@@ -24,7 +24,7 @@ from mlx_speech.writers.options import Target
 from mlx_speech.writers.structured import transcript_value
 from mlx_speech.writers.words import Paragraph, milliseconds, one_line, paragraphs, parts
 
-LOW = 0.5
+LOW = 0.3
 """A word of a lower probability is marked, as is one that is ``uncertain``."""
 
 # joined in this order to one script: a module may not import another from file://
@@ -59,7 +59,6 @@ def html(transcript: Transcript, target: Target) -> str:
         "key": hashlib.sha256(f"{target.name}\n{dumped}".encode("utf-8", "replace")).hexdigest()[:16],
         "shown": shown,
         "speakers": _speakers(transcript),
-        "low": LOW,
     }
     return Template(_file("page.html")).substitute(
         policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
