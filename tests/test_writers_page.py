@@ -204,6 +204,14 @@ def test_a_speaker_is_named_where_another_begins() -> None:
     assert (turns, named) == (["0", "0", "1", "-1"], ["0", "1"])
 
 
+def test_colours_begin_anew_after_the_last() -> None:
+    many = [Segment(float(n), n + 0.5, "Yes.", speaker=f"S{n}") for n in range(10)]
+    page = Reader(render(Transcript(tuple(many), "en", 10.0), "html"))
+    assert [a["class"] for tag, a in page.elements if tag == "section"][6:] == [
+        f"turn k{n}" for n in (6, 7, 0, 1)
+    ]
+
+
 def test_each_page_remembers_its_own_names() -> None:
     def key(found: Transcript, name: str = "a") -> str:
         return json.loads(Reader(render(found, "html", name=name)).script("page-data"))["key"]

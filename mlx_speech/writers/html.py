@@ -21,6 +21,7 @@ from urllib.parse import quote
 from mlx_speech.errors import OutputError
 from mlx_speech.types import Segment, Transcript
 from mlx_speech.writers.options import Target
+from mlx_speech.writers.palette import PALETTE
 from mlx_speech.writers.structured import transcript_value
 from mlx_speech.writers.words import Paragraph, milliseconds, one_line, paragraphs, parts
 
@@ -141,11 +142,12 @@ def _paragraph(paragraph: Paragraph, speakers: dict[str, int], named: bool) -> s
     first = paragraph.segments[0]
     speaker, who = paragraph.speaker, ""
     index = speakers[speaker] if speaker is not None else -1
+    colour = f" k{index % len(PALETTE)}" if speaker is not None else ""
     if speaker is not None and named:
         who = f'<button type="button" class="who" data-speaker="{index}">{escape(one_line(speaker))}</button>'
     words = "".join(f"{' ' if n else ''}{_words(s)}" for n, s in enumerate(paragraph.segments))
     return (
-        f'<section class="turn" data-speaker="{index}"><div class="meta">{who}'
+        f'<section class="turn{colour}" data-speaker="{index}"><div class="meta">{who}'
         f'<button type="button" class="at" aria-label="Play from {_clock(first.start)}">'
         f"{_clock(first.start)}</button></div>"
         f'<p dir="auto">{words}</p></section>'

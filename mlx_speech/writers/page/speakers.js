@@ -26,15 +26,15 @@ function buildSpeakers() {
   const all = seconds.reduce((a, b) => a + b, 0) || 1;
   page.speakers.forEach((speaker, n) => {
     const share = Math.round((seconds[n] / all) * 100);
-    const meter = make("i", { className: `meter s${n % 8}` });
+    const meter = make("i", { className: "meter" });
     meter.style.setProperty("--share", `${share}%`);
     const button = make("button", { type: "button", className: "name" });
     button.addEventListener("click", () => askName(n));
-    const item = make("li", {}, make("i", { className: `chip s${n % 8}` }), button,
+    const item = make("li", { className: `k${n % 8}` }, make("i", { className: "chip" }), button,
       make("small", {}, `${clock(seconds[n])} · ${share} %`), meter);
     item.dataset.speaker = n;
     $("speakers").append(item);
-    const lane = make("li", { className: `s${n % 8}` }, make("span", { className: "name" }));
+    const lane = make("li", {}, make("span", { className: "name" }));
     lane.dataset.speaker = n;
     $("lane-names").append(lane);
   });

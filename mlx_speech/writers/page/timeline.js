@@ -26,7 +26,7 @@ function readColours() {
     return style(probe).color;
   };
   colours = Object.fromEntries(["ink", "muted", "line", "hit", "warn", "track"].map((n) => [n, read(`c-${n}`)]));
-  colours.speakers = lanes.map((_, n) => read(page.speakers.length ? `s${n % 8}` : "c-muted"));
+  colours.speakers = lanes.map((_, n) => read(page.speakers.length ? `k${n % 8}` : "c-muted"));
   probe.remove();
 }
 
