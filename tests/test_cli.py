@@ -245,3 +245,22 @@ def test_inspect_and_list_tell_what_would_happen(run):
     code, out, _ = run(convert_cli.main, "list")
     assert code == 0
     assert "ctranslate2" in out
+
+
+@needs_weights
+def test_bench_measures_every_stage(run):
+    code, out, err = run(cli.main, "bench", CLIP, "--no-diarize", "--json", "--minutes", "0.1")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [s["stage"] for s in found["stages"]][:3] == ["reading", "finding speech", "transcribing"]
+    assert found["duration"] == pytest.approx(6.0)
+    stages = {s["stage"]: s["seconds"] for s in found["stages"]}
+    assert found["seconds"] == pytest.approx(sum(stages.values()) - stages["reading"])
+    assert all(s["peak_mlx_bytes"] > 0 for s in found["stages"] if s["stage"] == "transcribing")
+    assert found["machine"]["device"] in ("cpu", "gpu")
+
+
+def test_bench_of_nothing(run, tmp_path):
+    code, _, err = run(cli.main, "bench", wav(tmp_path / "none.wav", []), "-m", "tiny.en")
+    assert code == 1
+    assert "nothing" in err or "silence" in err or "no audio" in err

@@ -31,7 +31,7 @@ app = typer.Typer(
 errors = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=True)
 
-_STAGES = {
+STAGES = {
     "speech": "finding speech",
     "transcribe": "transcribing",
     "align": "aligning",
@@ -61,7 +61,7 @@ def progress(name: str, quiet: bool) -> Iterator[Progress | None]:
         task = bar.add_task(name)
 
         def report(stage: str, done: float, total: float) -> None:
-            bar.update(task, description=f"{name}: {_STAGES[stage]}", completed=done, total=total or 1.0)
+            bar.update(task, description=f"{name}: {STAGES[stage]}", completed=done, total=total or 1.0)
 
         yield report
 
