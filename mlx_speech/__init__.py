@@ -14,6 +14,7 @@ from mlx_speech.errors import (
     ModelNotFoundError,
     OptionError,
     OutputError,
+    VoicesError,
 )
 from mlx_speech.loading import load
 from mlx_speech.pipeline import (
@@ -24,14 +25,28 @@ from mlx_speech.pipeline import (
     detect_speech,
     diarize,
     embed,
+    hear_voice,
     transcribe,
 )
 from mlx_speech.stages.cluster import AHCOptions, VBxOptions
 from mlx_speech.stages.diarize import DiarizeOptions
+from mlx_speech.stages.identify import IdentifyOptions
 from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
 from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.stages.speech import SpeechOptions
-from mlx_speech.types import Character, Diarization, Finding, Segment, Span, Transcript, Turn, Word
+from mlx_speech.types import (
+    Character,
+    Diarization,
+    Finding,
+    Identity,
+    Segment,
+    Span,
+    Transcript,
+    Turn,
+    Voice,
+    Word,
+)
+from mlx_speech.voices import Voices, change_voices, load_voices
 from mlx_speech.writers import WriteOptions, render, write
 
 __version__ = "0.1.0"
@@ -48,6 +63,8 @@ __all__ = [
     "DiarizeOptions",
     "Diarizer",
     "Finding",
+    "IdentifyOptions",
+    "Identity",
     "MLXSpeechError",
     "ModelNotFoundError",
     "OptionError",
@@ -60,14 +77,20 @@ __all__ = [
     "Transcript",
     "Turn",
     "VBxOptions",
+    "Voice",
+    "Voices",
+    "VoicesError",
     "Word",
     "WriteOptions",
     "__version__",
     "align",
+    "change_voices",
     "detect_speech",
     "diarize",
     "embed",
+    "hear_voice",
     "load",
+    "load_voices",
     "render",
     "transcribe",
     "write",

@@ -25,3 +25,7 @@ class OptionError(MLXSpeechError, ValueError):
 
 class OutputError(MLXSpeechError, OSError):
     """A result that could not be written."""
+
+
+class VoicesError(MLXSpeechError, ValueError):
+    """A file of known voices that is damaged or another model's, or a name that it does not hold."""

@@ -1,13 +1,14 @@
-"""A known text from a file: plain, or subtitles whose times are to be set anew."""
+"""What is known already, from a file: a text, subtitles whose times are to be set anew, or speakers' turns."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 
 from mlx_speech.errors import OptionError
-from mlx_speech.types import Segment
+from mlx_speech.types import Segment, Turn
 
 _ARROW = re.compile(r"([\d:.,]+)\s*-->\s*([\d:.,]+)")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
@@ -20,18 +21,47 @@ def read_transcript(path: str | os.PathLike[str]) -> str | list[Segment]:
         OptionError: it cannot be read, is not UTF-8, or its subtitles have no cue.
     """
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise OptionError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
-    except OSError as error:
-        raise OptionError(f"{file}: cannot be read ({error.strerror})") from error
+    text = _text(file)
     if file.suffix.lower() not in (".srt", ".vtt"):
         return text
     cues = _cues(text)
     if not cues:
         raise OptionError(f"{file}: no subtitle in it; plain text belongs into a .txt file")
     return cues
+
+
+def read_turns(path: str | os.PathLike[str]) -> list[Turn]:
+    """Who speaks when, from an .rttm, or from the .json of a diarization or a transcript with speakers.
+
+    Raises:
+        OptionError: it cannot be read, or holds no turns.
+    """
+    file = Path(path)
+    text = _text(file)
+    try:
+        if file.suffix.lower() == ".json":
+            turns = [
+                Turn(float(t["start"]), float(t["end"]), t["speaker"]) for t in json.loads(text)["turns"]
+            ]
+        else:
+            rows = [line.split() for line in text.splitlines() if line.startswith("SPEAKER ")]
+            turns = [Turn(float(r[3]), float(r[3]) + float(r[4]), r[7]) for r in rows]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise OptionError(
+            f"{file}: no speakers' turns could be read from it ({type(error).__name__}: {error})"
+        ) from error
+    if not turns:
+        raise OptionError(f"{file}: it holds no speaker's turn; diarize the recording first")
+    return turns
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise OptionError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def _cues(text: str) -> list[Segment]:

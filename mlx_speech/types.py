@@ -86,6 +86,34 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Voice:
+    """A person whose voice is known.
+
+    ``embedding``, (D,) float32 of length 1, is the mean of all that was heard of them: ``seconds`` of speech in
+    as many ``recordings``.
+    """
+
+    name: str
+    embedding: np.ndarray
+    seconds: float
+    recordings: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A speaker of a recording who was known by their voice.
+
+    ``name`` is the known one and ``label`` what the diarization had called them, ``similarity`` the cosine of
+    the two voices, ``confidence`` how sure that makes it, 0 to 1.
+    """
+
+    name: str
+    label: str
+    similarity: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Diarization:
     """Who spoke when.
 
@@ -94,7 +122,7 @@ class Diarization:
     (speakers, 256) float32, is the voice of the *k*-th, zeros where the recording shows too little of it.
     ``posteriors``, (frames, speakers) float32, is the probability that each speaks; frame *i* lies at
     ``frame_offset + i * frame_step`` seconds. The last frames may lie after the end of the recording, which
-    is ``duration`` seconds long.
+    is ``duration`` seconds long. ``identities`` are the speakers who were known by their voices.
     """
 
     turns: tuple[Turn, ...]
@@ -105,6 +133,7 @@ class Diarization:
     frame_step: float
     frame_offset: float
     duration: float
+    identities: tuple[Identity, ...] = ()
 
     @property
     def frame_times(self) -> np.ndarray:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 # before huggingface_hub is imported, which reads them once
@@ -61,3 +63,22 @@ def expected() -> dict[str, np.ndarray]:
     """What transformers makes of the tiny weights in float64; ``mel`` is (2, 3000, 80) float32."""
     with np.load(FIXTURES / "model.npz") as file:
         return {k: file[k].astype(np.float32) / 32 if k == "mel" else file[k] for k in file}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command; answers its exit code, output and errors (line breaks folded)."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["mlx-speech", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, " ".join(err.split())
+
+    return call

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
-import warnings
 import wave
 
 import mlx.core as mx
@@ -25,25 +23,6 @@ try:
 except importlib.metadata.PackageNotFoundError:
     HAS_WEIGHTS = False
 needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason="needs the demo extra's weights")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command; answers its exit code, output and errors (line breaks folded)."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(main, *arguments):
-        monkeypatch.setattr(sys, "argv", ["mlx-speech", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, " ".join(err.split())
-
-    return call
 
 
 def wav(path, samples, rate=16_000, channels=1):

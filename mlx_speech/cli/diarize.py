@@ -11,9 +11,11 @@ import typer
 from mlx_speech import Diarization, DiarizeOptions, Diarizer, MLXSpeechError
 from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, progress
 from mlx_speech.cli.formats import parse_formats
-from mlx_speech.cli.options import Dir, Files, Quiet, targets_for
+from mlx_speech.cli.options import Dir, Files, Identify, IdentifyThreshold, Quiet, targets_for
+from mlx_speech.cli.speakers import diarizer_for, tell_identities
 from mlx_speech.pipeline import DEFAULT_EMBEDDING, DEFAULT_SEGMENTATION
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
+from mlx_speech.stages.identify import THRESHOLD
 from mlx_speech.writers import DIARIZATION_WRITERS, write
 
 
@@ -40,6 +42,8 @@ def diarize(
     embedding: Annotated[
         str, typer.Option(help="A WeSpeaker: an alias, hub:org/name, or a path.")
     ] = DEFAULT_EMBEDDING,
+    identify: Identify = False,
+    identify_threshold: IdentifyThreshold = THRESHOLD,
     quiet: Quiet = False,
 ) -> None:
     """Find out who speaks when: turns with speakers, as RTTM and JSON."""
@@ -53,7 +57,7 @@ def diarize(
     }
     options = preset(preset_name, **{name: value for name, value in wishes.items() if value is not None})
     targets = targets_for(files, output_dir)
-    diarizer = Diarizer.load(segmentation, embedding)
+    diarizer = diarizer_for(identify, identify_threshold, segmentation, embedding)
     output_dir.mkdir(parents=True, exist_ok=True)
     failed = False
     for file in files:
@@ -86,4 +90,5 @@ def _diarize_one(diarizer: Diarizer, file: Path, options: DiarizeOptions, quiet:
         f"{len(diarization.turns)} turns, {took:.1f} s ({speed:.1f} × real time)",
         markup=False,
     )
+    tell_identities(diarization)
     return diarization

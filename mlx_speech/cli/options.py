@@ -37,6 +37,23 @@ Language = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print neither text nor progress.")]
 
 
+Identify = Annotated[
+    bool,
+    typer.Option(
+        "--identify",
+        help="Name the people whose voices are known ('mlx-speech speakers').",
+        rich_help_panel="Speakers",
+    ),
+]
+IdentifyThreshold = Annotated[
+    float,
+    typer.Option(
+        help="Cosine from which two voices are one person's; higher leaves more people unnamed.",
+        rich_help_panel="Speakers",
+    ),
+]
+
+
 def targets_for(files: list[Path], folder: Path) -> dict[Path, Path]:
     """Each file's output path without its ending; files of one name keep theirs, so none is overwritten."""
     stems = Counter(f.stem for f in dict.fromkeys(files))

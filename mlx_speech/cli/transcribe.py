@@ -20,10 +20,22 @@ from mlx_speech import (
 )
 from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, progress
 from mlx_speech.cli.formats import Formats, parse_formats, takes_write_options, write_all
-from mlx_speech.cli.options import Dir, Dtype, Files, Language, Model, Quiet, targets_for
+from mlx_speech.cli.options import (
+    Dir,
+    Dtype,
+    Files,
+    Identify,
+    IdentifyThreshold,
+    Language,
+    Model,
+    Quiet,
+    targets_for,
+)
+from mlx_speech.cli.speakers import diarizer_for, tell_identities
 from mlx_speech.errors import OptionError
 from mlx_speech.pipeline import AUTO_VAD, DEFAULT_MODEL, TRANSCRIBE_SPEECH
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
+from mlx_speech.stages.identify import THRESHOLD
 from mlx_speech.stages.languages import language_code
 from mlx_speech.writers import WriteOptions
 
@@ -81,6 +93,8 @@ def transcribe(
             help=f"One of {', '.join(PRESETS)}; {DEFAULT_PRESET} by default.", rich_help_panel=_SPEAKERS
         ),
     ] = None,
+    identify: Identify = False,
+    identify_threshold: IdentifyThreshold = THRESHOLD,
     batch_size: Annotated[int, typer.Option(help="Windows of 30 s decoded together.")] = 8,
     dtype: Annotated[
         Dtype | None, typer.Option(help="float32 on a CPU, float16 on a GPU by default.")
@@ -136,13 +150,13 @@ def transcribe(
     )
     speech = SpeechOptions(threshold=vad_threshold, min_silence_duration=min_silence, speech_pad=speech_pad)
     wishes = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
-    speakers = _diarizing(diarize, diarize_preset, wishes)
+    speakers = _diarizing(diarize or identify, diarize_preset, wishes)
     targets = targets_for(files, output_dir)
     transcriber = Transcriber.load(
         model,
         vad=vad,
         align=align if words else "none",
-        diarize=speakers is not None,
+        diarize=diarizer_for(identify, identify_threshold) if speakers else False,
         dtype=dtype.value if dtype else None,
     )
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -195,6 +209,7 @@ def _transcribe_one(
         f"{people}{len(transcript.segments)} segments, {took:.1f} s ({speed:.1f} × real time)",
         markup=False,
     )
+    tell_identities(transcript.diarization)
     return transcript
 
 

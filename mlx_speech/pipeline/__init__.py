@@ -11,6 +11,7 @@ from mlx_speech.pipeline.diarizer import (
     Diarizer,
     diarize,
     embed,
+    hear_voice,
 )
 from mlx_speech.pipeline.transcriber import (
     AUTO_VAD,
@@ -39,6 +40,7 @@ __all__ = [
     "embed",
     "expect",
     "hear_speech",
+    "hear_voice",
     "load_vad",
     "transcribe",
 ]

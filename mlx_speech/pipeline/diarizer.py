@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mlx_speech.audio import as_audio
+from mlx_speech.audio import SAMPLE_RATE, as_audio
+from mlx_speech.errors import AudioError
 from mlx_speech.hub import ASSETS
 from mlx_speech.loading import load
 from mlx_speech.models.pyannet import PyanNet
@@ -21,9 +23,11 @@ from mlx_speech.stages.diarize import (
     segment_samples,
 )
 from mlx_speech.stages.embedding import embed_recording
+from mlx_speech.stages.identify import IdentifyOptions, identify, name_speakers, weights_digest
 from mlx_speech.stages.segmentation import Segmentation
 from mlx_speech.stages.vbx import PLDA
-from mlx_speech.types import Diarization
+from mlx_speech.types import Diarization, Span
+from mlx_speech.voices import Voices
 
 DEFAULT_SEGMENTATION = "segmentation-3.0"
 DEFAULT_EMBEDDING = "wespeaker-resnet34-LM"
@@ -39,23 +43,40 @@ class Diarizer:
     segmentation: PyanNet
     embedding: WeSpeaker
     plda: PLDA
+    voices: Voices | None = None
+    identify: IdentifyOptions = field(default_factory=IdentifyOptions)
 
     @classmethod
-    def load(cls, segmentation: str = DEFAULT_SEGMENTATION, embedding: str = DEFAULT_EMBEDDING) -> Diarizer:
+    def load(
+        cls,
+        segmentation: str = DEFAULT_SEGMENTATION,
+        embedding: str = DEFAULT_EMBEDDING,
+        *,
+        voices: Voices | None = None,
+        identify: IdentifyOptions | None = None,
+    ) -> Diarizer:
         """Load the two networks by name, and the PLDA that belongs to the bundled embedding.
 
         Args:
             segmentation: any name :func:`mlx_speech.load` takes that leads to a PyanNet.
             embedding: the same for a WeSpeaker.
+            voices: known ones; speakers who have them get their names.
+            identify: how alike the voices must be.
 
         Raises:
             OptionError: a name leads to another kind of model.
+            VoicesError: another embedding model has heard the voices.
             ModelNotFoundError, CheckpointError: as :func:`mlx_speech.load`.
         """
+        model = expect(load(embedding), WeSpeaker, embedding)
+        if voices is not None:
+            voices.check(weights_digest(model))
         return cls(
             expect(load(segmentation), PyanNet, segmentation),
-            expect(load(embedding), WeSpeaker, embedding),
+            model,
             PLDA.load(ASSETS / "plda"),
+            voices,
+            identify or IdentifyOptions(),
         )
 
     def diarize(
@@ -75,7 +96,8 @@ class Diarizer:
             progress: called as stages advance.
 
         Returns:
-            Turns in seconds from the recording's start. Silence gives none.
+            Turns in seconds from the recording's start, of ``SPEAKER_00`` and so on; speakers whose voices are
+            known have their names. Silence gives none.
 
         Raises:
             AudioError: the recording cannot be read.
@@ -84,8 +106,14 @@ class Diarizer:
         options = preset(options) if isinstance(options, str) else options
         samples, report = as_audio(audio), progress or unheard
         if segmentation is None:
-            return diarize_samples(self.segmentation, self.embedding, self.plda, samples, options, report)
-        return diarize_windows(self.embedding, self.plda, samples, segmentation, options, report)
+            found = diarize_samples(self.segmentation, self.embedding, self.plda, samples, options, report)
+        else:
+            found = diarize_windows(self.embedding, self.plda, samples, segmentation, options, report)
+        if self.voices is None:
+            return found
+        return name_speakers(
+            found, identify(found.embeddings, found.speakers, self.voices.voices, self.identify)
+        )
 
     def segment(
         self,
@@ -145,3 +173,31 @@ def embed(audio: AudioLike, model: str | WeSpeaker = DEFAULT_EMBEDDING) -> np.nd
     """
     embedder = expect(load(model), WeSpeaker, model) if isinstance(model, str) else model
     return embed_recording(embedder, as_audio(audio))
+
+
+def hear_voice(
+    audio: AudioLike, embedder: WeSpeaker, spans: Iterable[Span], least: float = 2.0
+) -> tuple[np.ndarray, float]:
+    """The voice of somebody who speaks in parts of a recording.
+
+    Args:
+        audio: a path in any container, or (T,) samples at 16 kHz.
+        embedder: a loaded WeSpeaker.
+        spans: where they speak.
+        least: seconds; less speech tells too little.
+
+    Returns:
+        (256,) float32, and the seconds of speech that it was made of.
+
+    Raises:
+        AudioError: the recording cannot be read, or there is too little speech.
+    """
+    samples = as_audio(audio)
+    parts = [samples[round(s.start * SAMPLE_RATE) : round(s.end * SAMPLE_RATE)] for s in spans]
+    spoken = np.concatenate(parts) if parts else samples[:0]
+    seconds = len(spoken) / SAMPLE_RATE
+    if seconds < least:
+        raise AudioError(
+            f"only {seconds:.1f} s of speech: {least:g} s are needed to know a voice, 10 s are good"
+        )
+    return embed_recording(embedder, spoken), seconds

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from mlx_speech.types import Character, Diarization, Segment, Span, Transcript, Turn, Word
+from mlx_speech.types import Character, Diarization, Identity, Segment, Span, Transcript, Turn, Word
 from mlx_speech.writers.options import Target
 
 
@@ -27,6 +27,7 @@ def transcript_value(transcript: Transcript) -> dict[str, Any]:
         "speakers": list(transcript.speakers),
         "turns": [_turn(t) for t in diarization.turns] if diarization else [],
         "exclusive_turns": [_turn(t) for t in diarization.exclusive_turns] if diarization else [],
+        "identities": [_identity(i) for i in diarization.identities] if diarization else [],
         "findings": [
             {"kind": f.kind, "start": _rounded(f.start, 3), "end": _rounded(f.end, 3), "message": f.message}
             for f in transcript.findings
@@ -76,6 +77,7 @@ def diarization_json(diarization: Diarization, target: Target) -> str:
             "speakers": list(diarization.speakers),
             "turns": [_turn(t) for t in diarization.turns],
             "exclusive_turns": [_turn(t) for t in diarization.exclusive_turns],
+            "identities": [_identity(i) for i in diarization.identities],
             "embeddings": {
                 speaker: [_rounded(x, 6) for x in row]
                 for speaker, row in zip(diarization.speakers, diarization.embeddings, strict=True)
@@ -86,6 +88,15 @@ def diarization_json(diarization: Diarization, target: Target) -> str:
 
 def _turn(turn: Turn) -> dict[str, Any]:
     return {**_span(turn), "speaker": turn.speaker}
+
+
+def _identity(identity: Identity) -> dict[str, Any]:
+    return {
+        "speaker": identity.name,
+        "label": identity.label,
+        "similarity": _rounded(identity.similarity, 4),
+        "confidence": _rounded(identity.confidence, 4),
+    }
 
 
 def _span(timed: Span | Turn | Segment | Word | Character) -> dict[str, float | None]:
