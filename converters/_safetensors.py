@@ -71,4 +71,4 @@ def read_shards(index: Path) -> Tensors:
     absent = set(weight_map) ^ set(specs)
     if absent:
         raise damaged(index, f"index and shards disagree on {', '.join(sorted(absent)[:4])}")
-    return Tensors(index, specs)
+    return Tensors(index, specs, files=(index, *(index.parent / n for n in names)))

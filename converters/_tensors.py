@@ -49,13 +49,18 @@ class Tensors(Mapping[str, mx.array]):
     """Tensors of a checkpoint by key, read from disk on access.
 
     ``specs`` tells shapes and dtypes without reading; ``extra`` holds what a format carries beside tensors
-    (OpenAI's ``dims``, CTranslate2's spec name and revision).
+    (OpenAI's ``dims``, CTranslate2's spec name and revision), ``files`` all files that it is read from.
     """
 
     def __init__(
-        self, path: Path, specs: Mapping[str, TensorSpec], extra: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        specs: Mapping[str, TensorSpec],
+        extra: Mapping[str, Any] | None = None,
+        files: tuple[Path, ...] = (),
     ) -> None:
         self.path = path
+        self.files = files or (path,)
         self.specs = dict(specs)
         self.extra = dict(extra or {})
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,17 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
-import mlx_speech
 from mlx_speech import weights
+from mlx_speech.converters import _certificate
+from mlx_speech.converters._record import config_of, licence_of, model_card
 from mlx_speech.converters._store import SHARD_BYTES, write_safetensors
 from mlx_speech.errors import CheckpointError, OptionError, OutputError
-from mlx_speech.loading import FORMAT_VERSION, Opened
+from mlx_speech.loading import Opened
 from mlx_speech.quantization import PARTS, Quantization, layers_to_quantize
+
+_LARGE = 2 * 10**9  # bytes of weights beyond which a conversion takes less memory than the model
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,17 @@ class ConvertOptions:
         quantization: of the layers that the family names; none where ``None``.
         shard_bytes: the most bytes of tensors in one file.
         force: replace a converted checkpoint that is there.
+        original: what ran the original, and what it made of the certificate's inputs.
+        goldens: whether to run the result and write its certificate, which takes its weights in float32 in
+            memory; where ``None``, for weights of at most 2 GB.
     """
 
     dtype: mx.Dtype | None = None
     quantization: Quantization | None = None
     shard_bytes: int = SHARD_BYTES
     force: bool = False
+    original: tuple[str, dict[str, np.ndarray]] | None = None
+    goldens: bool | None = None
 
 
 def convert_checkpoint(
@@ -72,11 +79,35 @@ def convert_checkpoint(
         tensors = _finite(recipe.apply(stream), where)
         metadata = {"format": "mlx", "family": opened.family.name}
         write_safetensors(work, outline, tensors, metadata, options.shard_bytes)
-        (work / "config.json").write_text(_config(opened, outline, source, recipe), encoding="utf-8")
-        for name in opened.family.companions:
-            if (opened.folder / name).is_file():
-                shutil.copyfile(opened.folder / name, work / name)
+        text = config_of(opened, outline, source, recipe.quantization or opened.quantization)
+        (work / "config.json").write_text(text, encoding="utf-8")
+        _copy_companions(opened, work)
+        told = None
+        small = sum(x.nbytes for x in outline.values()) <= _LARGE
+        if small if options.goldens is None else options.goldens:
+            told = _certificate.certificate(work, options.original)
+            _certificate.write(work, told)
+        card = model_card(work, source, licence_of(source, opened.folder), told)
+        (work / "README.md").write_text(card, encoding="utf-8")
     return recipe.layers
+
+
+def _copy_companions(opened: Opened, work: Path) -> None:
+    """The small files that travel with the weights, and licences; a link that leads elsewhere is refused.
+
+    Raises:
+        CheckpointError: a file is a link out of the checkpoint's folder.
+    """
+    licences = sorted(p.name for p in opened.folder.glob("LICEN[CS]E*") if p.is_file())
+    own = opened.folder.resolve()
+    homes = {own, own.parent.parent / "blobs"}  # the Hub's cache links into its blobs
+    for name in dict.fromkeys((*opened.family.companions, *licences)):
+        file = opened.folder / name
+        if not file.is_file():
+            continue
+        if file.resolve().parent not in homes:
+            raise CheckpointError(f"{file}: a link to a file elsewhere; put the file itself there")
+        shutil.copyfile(file, work / name)
 
 
 def _layers(opened: Opened, model: nn.Module, q: Quantization | None) -> tuple[str, ...]:
@@ -193,30 +224,3 @@ def _replace(work: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _config(opened: Opened, outline: Mapping[str, mx.array], source: str, recipe: _Recipe) -> str:
-    quantization = recipe.quantization or opened.quantization
-    data = {
-        "format_version": FORMAT_VERSION,
-        "family": opened.family.name,
-        "config": dataclasses.asdict(opened.config),
-        **({"quantization": quantization.as_dict()} if quantization else {}),
-        "provenance": {
-            "source": Path(source).name if Path(source).exists() else source,
-            "layout": opened.layout,
-            "sha256": digest(opened.tensors.path),
-            "dtypes": sorted({str(a.dtype).removeprefix("mlx.core.") for a in outline.values()}),
-            "converter": mlx_speech.__version__,
-        },
-    }
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    total = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()

@@ -21,11 +21,14 @@ _PATTERNS = [
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
+    "weights.safetensors",
     "*.json",
     "merges.txt",
+    "README.md",
+    *("LICENSE", "LICENSE.md", "LICENSE.txt"),
 ]
-# for older repositories that have no safetensors; nothing in it is run
-_PICKLE = "pytorch_model.bin"
+# for repositories that have no safetensors: older ones, CTranslate2's, MLX's first; nothing in them is run
+_OTHER_WEIGHTS = ("pytorch_model.bin", "model.bin", "weights.npz")
 
 
 def locate(name: str) -> Path:
@@ -99,14 +102,14 @@ def fetch_cached(repo: str, revision: str | None = None) -> Path | None:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors")) or (folder / _PICKLE).is_file()
+    return any(folder.glob("*.safetensors")) or any((folder / n).is_file() for n in _OTHER_WEIGHTS)
 
 
 def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
     """Download a repository's weights and configuration into the Hub's own cache.
 
-    Weights are safetensors, and where there are none a ``pytorch_model.bin``. ``HF_HUB_OFFLINE`` and a cached
-    copy are honoured.
+    Weights are safetensors, and where there are none ``pytorch_model.bin``, ``model.bin`` or ``weights.npz``.
+    ``HF_HUB_OFFLINE`` and a cached copy are honoured.
 
     Raises:
         ModelNotFoundError: no such repository or revision, no access, no network, or no weights in it.
@@ -127,7 +130,7 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
         if not _has_weights(folder):
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[_PICKLE]))
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*_OTHER_WEIGHTS]))
     except GatedRepoError as error:
         raise ModelNotFoundError(
             f"{what} is gated: accept its terms on the Hub, then log in ('hf auth login')"
@@ -144,7 +147,7 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
         ) from error
     if not _has_weights(folder):
         raise ModelNotFoundError(
-            f"{what} holds neither safetensors nor a {_PICKLE}: fetch it yourself, convert it with "
+            f"{what} holds neither safetensors nor {', '.join(_OTHER_WEIGHTS)}: fetch it yourself, convert it with "
             "'mlx-convert convert', and name that folder"
         )
     return folder

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_speech.converters._write import ConvertOptions, convert_checkpoint, digest
+from mlx_speech.converters._certificate import digest
+from mlx_speech.converters._write import ConvertOptions, convert_checkpoint
 from mlx_speech.loading import open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -171,7 +171,12 @@ def test_converters_import_no_stage_and_no_pipeline():
 
 
 def test_nothing_imports_torch_tests_or_parity():
-    wrong = [i for i in IMPORTS if i.target.split(".")[0] in NEVER]
+    """But for the originals that a certificate runs, in functions that only ``--certify`` calls."""
+    wrong = [
+        i
+        for i in IMPORTS
+        if i.target.split(".")[0] in NEVER and (i.eager or i.file != CONVERTERS / "_originals.py")
+    ]
     assert not wrong, listed(wrong)
 
 

@@ -216,7 +216,7 @@ def test_safetensors_and_small_files_are_asked_for_and_a_pickle_last(monkeypatch
     assert [(repo, given["revision"]) for repo, given in asked] == [("org/name", "v1")] * 2
     first, second = (given["allow_patterns"] for _, given in asked)
     assert not any(p.endswith((".bin", ".pt", "*")) for p in first)
-    assert second == ["pytorch_model.bin"]
+    assert second == ["pytorch_model.bin", "model.bin", "weights.npz"]
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     assert fetch("org/name") == tmp_path
     (tmp_path / "model.safetensors").write_bytes(b"")

@@ -1,0 +1,146 @@
+"""The originals themselves, for a certificate: the one place of the package that imports torch, when asked to.
+
+Only ``mlx-convert convert --certify`` comes here; needs the ``convert`` extra, and for pyannote's and CTranslate2's
+files their own packages. Running an original may run its file's code (TorchScript does): it is asked for by name.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mlx_speech.converters._certificate import Stages
+from mlx_speech.errors import OptionError
+from mlx_speech.loading import Opened
+
+Run = Callable[[Opened, Mapping[str, np.ndarray]], Stages]
+
+
+def run_original(opened: Opened, inputs: Mapping[str, np.ndarray]) -> tuple[str, Stages]:
+    """What the original makes of the inputs, and which package made it.
+
+    Raises:
+        OptionError: there is no way to run this layout's original here.
+    """
+    for prefix, (package, run) in _ORIGINALS.items():
+        if opened.layout.startswith(prefix):
+            try:
+                stages = run(opened, inputs)
+            except ImportError as error:
+                raise OptionError(
+                    f"--certify: needs {package} to run the original ({error}): pip install "
+                    f"'mlx-speech-pipeline[convert]' {package}"
+                ) from error
+            except Exception as error:  # whatever a foreign package makes of a foreign file
+                raise OptionError(
+                    f"--certify: {package} cannot run {opened.tensors.path}: {type(error).__name__}: {error}; "
+                    "convert without --certify"
+                ) from error
+            return f"{package} {importlib.metadata.version(package)}", stages
+    raise OptionError(
+        f"--certify: the original of layout {opened.layout} cannot be run; known: {', '.join(_ORIGINALS)}"
+    )
+
+
+def _hf_whisper(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration.from_pretrained(
+        str(opened.folder), dtype=torch.float32, local_files_only=True, attn_implementation="eager"
+    ).eval()
+    mel = torch.from_numpy(x["mel"]).transpose(1, 2).contiguous()
+    with torch.inference_mode():
+        out = model(input_features=mel, decoder_input_ids=torch.from_numpy(x["tokens"]).long())
+    return {"encoder": out.encoder_last_hidden_state.numpy(), "logits": out.logits.numpy()}
+
+
+def _openai_whisper(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    import torch
+    import whisper
+
+    model = whisper.load_model(str(opened.tensors.path), device="cpu").float().eval()
+    mel = torch.from_numpy(x["mel"]).transpose(1, 2).contiguous()
+    with torch.inference_mode():
+        features = model.encoder(mel)
+        logits = model.decoder(torch.from_numpy(x["tokens"]).long(), features)
+    return {"encoder": features.numpy(), "logits": logits.numpy()}
+
+
+def _ctranslate2(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    """Its encoder, in float32 arithmetic: it gives out no logits of given tokens."""
+    import ctranslate2
+
+    model = ctranslate2.models.Whisper(str(opened.folder), device="cpu", compute_type="float32")
+    mel = np.ascontiguousarray(x["mel"].transpose(0, 2, 1))
+    return {"encoder": np.array(model.encode(ctranslate2.StorageView.from_array(mel)))}
+
+
+def _hf_ctc(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    import torch
+    from transformers import HubertForCTC, Wav2Vec2ForCTC
+
+    kind = HubertForCTC if "hubert" in opened.layout else Wav2Vec2ForCTC
+    model = kind.from_pretrained(str(opened.folder), dtype=torch.float32, local_files_only=True).eval()
+    base = model.hubert if "hubert" in opened.layout else model.wav2vec2
+    audio = torch.from_numpy(x["audio"])
+    with torch.inference_mode():
+        frames = base.feature_extractor(audio).transpose(1, 2)
+        return {"convolutions": frames.numpy(), "logits": model(audio).logits.numpy()}
+
+
+def _pyannote(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    import torch
+    from pyannote.audio import Model
+
+    model = Model.from_pretrained(str(opened.tensors.path)).eval()
+    with torch.inference_mode():
+        out = model(torch.from_numpy(x["audio"])[:, None])
+    return {"embedding" if opened.family.name == "wespeaker" else "scores": out.numpy()}
+
+
+def _silero_script(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    import torch
+
+    model = torch.jit.load(str(opened.tensors.path), map_location="cpu").eval()
+    with torch.inference_mode():
+        return {"probabilities": model.audio_forward(torch.from_numpy(x["audio"]), 16_000).numpy()}
+
+
+def _onnx(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    """Silero's graphs take one chunk at a time, its context in front, and the LSTM's state."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(opened.tensors.path), providers=["CPUExecutionProvider"])
+    names = {i.name for i in session.get_inputs()}
+    if not {"input", "state"} <= names:
+        raise OptionError(
+            f"--certify: {opened.tensors.path.name} takes {sorted(names)}, not chunks and a state"
+        )
+    audio = np.pad(x["audio"], [(0, 0), (0, -x["audio"].shape[1] % 512)])
+    state, context, found = np.zeros((2, 1, 128), np.float32), np.zeros((1, 64), np.float32), []
+    for start in range(0, audio.shape[1], 512):
+        chunk = audio[:, start : start + 512]
+        fed: dict[str, Any] = {"input": np.concatenate([context, chunk], axis=1), "state": state}
+        if "sr" in names:
+            fed["sr"] = np.array(16_000, np.int64)
+        probability, state = session.run(None, fed)
+        context = chunk[:, -64:]
+        found.append(probability.reshape(1, 1))
+    return {"probabilities": np.concatenate(found, axis=1)}
+
+
+# the start of a layout's name: (the package that runs it, how)
+_ORIGINALS: dict[str, tuple[str, Run]] = {
+    "whisper-huggingface": ("transformers", _hf_whisper),
+    "whisper-openai": ("openai-whisper", _openai_whisper),
+    "whisper-ctranslate2": ("ctranslate2", _ctranslate2),
+    "wav2vec2": ("transformers", _hf_ctc),
+    "pyannet": ("pyannote.audio", _pyannote),
+    "wespeaker-pyannote": ("pyannote.audio", _pyannote),
+    "silero-onnx": ("onnxruntime", _onnx),
+    "silero-jit": ("torch", _silero_script),
+}
