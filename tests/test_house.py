@@ -217,6 +217,8 @@ def test_what_is_imported_is_declared():
     foreign = [
         i for i in IMPORTS if i.target_room is None and i.target.split(".")[0] not in sys.stdlib_module_names
     ]
+    # the originals are the user's to install: --certify names the one it lacks
+    foreign = [i for i in foreign if i.eager or i.file != CONVERTERS / "_originals.py"]
     wrong = [i for i in foreign if i.target.split(".")[0] not in (base if i.eager else base | optional)]
     assert not wrong, listed(wrong)
 
