@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_speech.types import Character, Diarization, Finding, Segment, Span, Transcript, Turn, Word
+from mlx_speech.types import Character, Diarization, Finding, Identity, Segment, Span, Transcript, Turn, Word
 from mlx_speech.writers import render
 
 fastjsonschema = pytest.importorskip("fastjsonschema", reason="needs the test extra's fastjsonschema")
@@ -24,6 +24,7 @@ DIARIZATION = Diarization(
     0.016875,
     0.03,
     3.0,
+    (Identity("Ann", "SPEAKER_00", 0.75, 0.9),),
 )
 WORDS = (
     Word("Grüß", 0.5004, 0.9, 0.98766, (Character("Grüß", 0.5, 0.9, 0.5),), False, "Ann", 0.75, ("Bob",)),
@@ -93,6 +94,7 @@ def test_a_transcript() -> None:
             {"start": 0.4, "end": 1.25, "speaker": "Ann"},
             {"start": 1.25, "end": 2.0, "speaker": "Bob"},
         ],
+        "identities": [{"speaker": "Ann", "label": "SPEAKER_00", "similarity": 0.75, "confidence": 0.9}],
         "findings": [{"kind": "loop", "start": 1.0, "end": 2.0, "message": "Said twice."}],
     }
 

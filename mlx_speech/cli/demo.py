@@ -16,7 +16,7 @@ from mlx_speech.cli.options import Model
 from mlx_speech.hub import ASSETS
 from mlx_speech.writers import WriteOptions
 
-DEMO_CLIP = ASSETS / "demo" / "sense_and_sensibility.flac"
+DEMO_CLIP = ASSETS / "demo" / "three_readers.flac"
 DEMO_MODEL = "whisper-tiny.en"
 
 
@@ -27,17 +27,29 @@ def demo(
         Path | None, typer.Option("--output-dir", "-o", help="Also write the results here.")
     ] = None,
 ) -> None:
-    """Transcribe a short public-domain reading (Jane Austen, LibriVox) and show every word's time."""
-    transcriber = Transcriber.load(model)
+    """Say who said what, when, in a clip of three readers, and show every word's time.
+
+    The clip is put together from public readings (assets/demo/LICENSE); they take turns, and one interrupts.
+    """  # fmt: skip
+    transcriber = Transcriber.load(model, align="auto", diarize=True)
     started = perf_counter()
     with progress(DEMO_CLIP.name, quiet=False) as report:
         transcript = transcriber.transcribe(DEMO_CLIP, progress=report)
     took = perf_counter() - started
     for segment in transcript.segments:
-        out.print(f"[bold]{clock(segment.start)} → {clock(segment.end)}[/bold]  {escape(segment.text)}")
+        times = f"{clock(segment.start)} → {clock(segment.end)}"
+        out.print(f"[bold]{times}  {segment.speaker or ''}[/bold]  {escape(segment.text)}")
         out.print("    " + "  ".join(f"[cyan]{w.start:.2f}[/cyan] {escape(w.text)}" for w in segment.words))
-    speed = transcript.duration / took
-    out.print(f"\n{transcript.duration:.1f} s of audio in {took:.1f} s, {speed:.1f} × real time")
+    out.print(
+        f"\n{transcript.duration:.1f} s of audio in {took:.1f} s, {transcript.duration / took:.1f} × real time: "
+        f"{len(transcript.words)} words, {len(transcript.speakers)} speakers"
+    )
     if output_dir:
         output_dir.mkdir(parents=True, exist_ok=True)
-        write_all(transcript, output_dir / DEMO_CLIP.stem, [ALL], WriteOptions(), DEMO_CLIP)
+        target = output_dir / DEMO_CLIP.stem
+        written = write_all(transcript, target, [ALL], WriteOptions(embed_audio=True), DEMO_CLIP)
+        out.print(f"wrote {target}.{{{','.join(written)}}}", markup=False)
+    else:
+        out.print(
+            "with -o FOLDER also as subtitles, JSON and a page to play: three_readers.html", markup=False
+        )
