@@ -133,7 +133,7 @@ def test_what_an_english_model_cannot_do_is_refused_before_any_work(transcriber)
 def test_progress_reaches_its_end(transcriber):
     seen = []
     transcriber.transcribe(CLIP, TranscribeOptions(words=False), progress=lambda *a: seen.append(a))
-    assert {stage for stage, _, _ in seen} == {"speech", "transcribe"}
+    assert {stage for stage, _, _ in seen} == {"read", "speech", "transcribe"}
     for name in ("speech", "transcribe"):
         steps = [(done, total) for stage, done, total in seen if stage == name]
         assert steps[0][0] == 0.0

@@ -32,11 +32,13 @@ errors = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=True)
 
 STAGES = {
+    "read": "reading",
     "speech": "finding speech",
     "transcribe": "transcribing",
     "align": "aligning",
     "segment": "finding turns",
     "embed": "hearing voices",
+    "speakers": "telling who speaks",
 }
 FAILED = 1
 MISUSED = 2

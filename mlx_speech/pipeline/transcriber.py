@@ -112,8 +112,10 @@ class Transcriber:
         check_ability(self.tokenizer, options)
         speakers = self._diarizing(diarize)
         report = progress or unheard
+        report("read", 0.0, 0.0)
         samples = as_audio(audio)  # decoded once, for all stages
         duration = len(samples) / SAMPLE_RATE
+        report("read", duration, duration)
         segmentation = None
         if self.diarizer and speakers:
             segmentation = self.diarizer.segment(samples, speakers, progress=report)
@@ -136,6 +138,7 @@ class Transcriber:
             return transcript
         diarization = self.diarizer.diarize(samples, speakers, segmentation=segmentation, progress=report)
         segments = assign_speakers(transcript.segments, diarization)
+        report("speakers", duration, duration)
         return replace(transcript, segments=tuple(segments), diarization=diarization)
 
     def _diarizing(self, wish: Diarizing | None) -> DiarizeOptions | None:
