@@ -72,7 +72,7 @@ def align_text(
 ) -> list[Segment]:
     """Time a text that is the whole recording's, without knowing where in it anything is.
 
-    The best of all placements is found, unless both are long, some ten minutes: then the best of those that
+    The best of all placements is found, unless both are long, some eight minutes: then the best of those that
     stay near the likeliest (see :func:`~mlx_speech.stages.placing.place`).
 
     Args:
