@@ -10,7 +10,7 @@ import sys
 import mlx_speech
 from mlx_speech.hub import ASSETS
 
-recording = sys.argv[1] if len(sys.argv) > 1 else ASSETS / "demo" / "sense_and_sensibility.flac"
+recording = sys.argv[1] if len(sys.argv) > 1 else ASSETS / "demo" / "three_readers.flac"
 
 for span in mlx_speech.detect_speech(recording):
     print(f"{span.start:.3f} {span.end:.3f}")

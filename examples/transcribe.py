@@ -10,7 +10,7 @@ import sys
 import mlx_speech
 from mlx_speech.hub import ASSETS
 
-recording = sys.argv[1] if len(sys.argv) > 1 else ASSETS / "demo" / "sense_and_sensibility.flac"
+recording = sys.argv[1] if len(sys.argv) > 1 else ASSETS / "demo" / "three_readers.flac"
 model = sys.argv[2] if len(sys.argv) > 2 else "whisper-tiny.en"
 
 transcript = mlx_speech.transcribe(recording, model)
