@@ -25,6 +25,7 @@ FBANK_WINDOW = 400  # samples: 25 ms
 FBANK_HOP = 160  # samples: 10 ms
 WINDOW_SECONDS = 30.0
 WINDOW_SAMPLES = 480_000
+_BLOCK = 12_000  # frames worked on at a time: two minutes
 
 
 def pad_or_trim(audio: np.ndarray, length: int = WINDOW_SAMPLES) -> np.ndarray:
@@ -54,6 +55,30 @@ def log_mel(audio: mx.array, n_mels: int = 80) -> mx.array:
     return log[0] if single else log
 
 
+def log_mel_recording(audio: np.ndarray, n_mels: int = 80) -> mx.array:
+    """The same of a whole recording with 30 s of silence after it: one maximum for all.
+
+    Args:
+        audio: (T,) float32 at 16 kHz.
+        n_mels: mel bands.
+
+    Returns:
+        (T // 160 + 3000, n_mels) float32, computed a few minutes at a time.
+    """
+    padded = np.pad(audio.astype(np.float32, copy=False), (0, WINDOW_SAMPLES))
+    count = len(padded) // HOP
+    padded = np.pad(padded, N_FFT // 2, mode="reflect")
+    blocks = []
+    for start in range(0, count, _BLOCK):
+        frames = min(_BLOCK, count - start)
+        part = mx.array(padded[start * HOP : (start + frames - 1) * HOP + N_FFT])
+        power = _spectrum(mx.as_strided(part, (frames, N_FFT), (HOP, 1)))
+        blocks.append(mx.log10(mx.maximum(power @ _filters(n_mels), 1e-10)))
+        mx.eval(blocks[-1])
+    log = mx.concatenate(blocks)
+    return (mx.maximum(log, mx.max(log) - 8.0) + 4.0) / 4.0
+
+
 def _power(rows: mx.array) -> mx.array:
     """Power spectrogram (B, T // 160, 201): centred frames, reflected edges, the last frame dropped."""
     batch, length = rows.shape
@@ -61,7 +86,11 @@ def _power(rows: mx.array) -> mx.array:
     left = rows[:, half:0:-1]
     right = rows[:, -2 : -half - 2 : -1]
     padded = mx.contiguous(mx.concatenate([left, rows, right], axis=1))
-    frames = mx.as_strided(padded, (batch, length // HOP, N_FFT), (padded.shape[1], HOP, 1))
+    return _spectrum(mx.as_strided(padded, (batch, length // HOP, N_FFT), (padded.shape[1], HOP, 1)))
+
+
+def _spectrum(frames: mx.array) -> mx.array:
+    """Power (…, 201) of frames (…, 400)."""
     spectrum = mx.fft.rfft(frames * _window(), axis=-1)
     return mx.square(spectrum.real) + mx.square(spectrum.imag)
 

@@ -51,7 +51,27 @@ DECODED: dict[str, dict[str, Any]] = {
     },
     "late_start": {"language": "en", "max_initial_timestamp": 20.0, "suppress_tokens": "50258"},
     "short": {"language": "ja", "sample_len": 7},
+    "beams": {"language": "en", "beam_size": 5},
+    "patient_beams": {"language": "en", "beam_size": 3, "patience": 2.0, "length_penalty": 0.6},
+    "beams_without_timestamps": {
+        "language": "en",
+        "beam_size": 4,
+        "without_timestamps": True,
+        "suppress_tokens": [-1, *range(FIRST_TIMESTAMP, VOCAB)],
+    },
+    "prompt": {"language": "en", "prompt": "Anna and Ben talk about whales."},
+    "prefix": {"language": "en", "prompt": "And then?", "prefix": "They said"},
+    "suppressed": {"language": "en", "suppress_tokens": [-1, *range(1000, 30000)]},
 }
+READ: dict[str, dict[str, Any]] = {
+    "conditioned": {},
+    "forgetful": {"condition_on_previous_text": False},
+    "clips": {"clip_timestamps": [3.0, 20.0, 41.5], "initial_prompt": "Once upon a time."},
+    "carried": {"carry_initial_prompt": True, "initial_prompt": "Once upon a time."},
+    "words": {"word_timestamps": True},
+    "skipping": {"word_timestamps": True, "hallucination_silence_threshold": 0.5},
+}
+RATE = 16000
 TEXTS = [
     "And so, my fellow Americans: ask not what your country can do for you.",
     ' Hello   world!\n\tTabs\r\n and "quotes" (brackets) [more] {and} <these>...',
@@ -262,16 +282,38 @@ def decoded(model: whisper.model.Whisper, mel: torch.Tensor) -> dict[str, Any]:
                 "no_speech_prob": r.no_speech_prob,
                 "compression_ratio": r.compression_ratio,
             }
-            for r in whisper.decode(model, mel, options)
+            # one window at a time: the original's beams do not bear a batch
+            for r in (whisper.decode(model, window, options) for window in mel)
         ]
     _, languages = whisper.detect_language(model, mel)
     return {
         "runs": runs,
         "languages": languages,
         "timed": [timed(model, mel[n % 2], text) for n, text in enumerate(TIMED)],
+        "read": read(model),
         "tokenised": [tokenised(m) for m in (True, False)],
         "special": [special(n) for n in (51864, 51865, 51866)],
     }
+
+
+def recording() -> np.ndarray:
+    """47 s of changing sound with silences, (T,) float32; the tests make it anew."""
+    rng = np.random.default_rng(5)
+    loudness = np.repeat(rng.uniform(0, 0.3, 94) * (rng.random(94) > 0.2), RATE // 2)
+    tone = np.sin(np.cumsum(np.repeat(rng.uniform(100, 3000, 188), RATE // 4)) * 2 * np.pi / RATE)
+    return (loudness * (tone + 0.3 * rng.standard_normal(len(tone)))).astype(np.float32)
+
+
+def read(model: whisper.model.Whisper) -> dict[str, Any]:
+    """What openai/whisper makes of the recording, window by window."""
+    usual = {"language": "en", "temperature": 0.0, "fp16": False, "sample_len": 40}
+    usual |= {"no_speech_threshold": None}
+    found = {}
+    for name, given in READ.items():
+        result = model.transcribe(recording(), **{**usual, **given})
+        segments = [s for s in result["segments"] if s["text"].strip()]
+        found[name] = [[s["start"], s["end"], s["text"].strip()] for s in segments]
+    return found
 
 
 def timed(model: whisper.model.Whisper, mel: torch.Tensor, text: str) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from mlx_speech.stages.decode import (
     is_silence,
     needs_fallback,
 )
+from mlx_speech.stages.generate import largest
+from mlx_speech.stages.loops import without_loops
 from mlx_speech.stages.options import DecodeOptions
 from mlx_speech.stages.rules import Rules
 from mlx_speech.stages.transcribe import phrases
@@ -46,6 +48,12 @@ RUNS = {
     "no_timestamps": ("fr", replace(GREEDY, timestamps=False)),
     "late_start": ("en", replace(GREEDY, max_initial_timestamp=20.0, suppress_symbols=False)),
     "short": ("ja", replace(GREEDY, max_tokens=7)),
+    "beams": ("en", replace(GREEDY, beam_size=5)),
+    "patient_beams": ("en", replace(GREEDY, beam_size=3, patience=2.0, length_penalty=0.6)),
+    "beams_without_timestamps": ("en", replace(GREEDY, beam_size=4, timestamps=False)),
+    "prompt": ("en", replace(GREEDY, prompt="Anna and Ben talk about whales.")),
+    "prefix": ("en", replace(GREEDY, prompt="And then?", prefix="They said")),
+    "suppressed": ("en", replace(GREEDY, suppress_tokens=tuple(range(1000, 30000)))),
 }
 
 
@@ -201,6 +209,107 @@ def test_restart_forgets(whisper, tokenizer):
     assert rules.choose(logits)[0].tolist() != first
     rules.restart(0.0, 0)
     assert rules.choose(logits)[0].tolist() == first
+
+
+def words_after(whisper, tokenizer, history: list[int], scores: dict[int, float], options) -> int:
+    """The next token after a row's history, where all but some tokens are far behind."""
+    rules = Rules(whisper, tokenizer, options)
+    for token in history:
+        rules.advance(mx.array([token], mx.int32))
+    logits = np.full((1, VOCAB), -50.0, np.float32)
+    for token, score in scores.items():
+        logits[0, token] = score
+    return rules.choose(mx.array(logits))[0].item()
+
+
+PLAIN = DecodeOptions(timestamps=False, suppress_symbols=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "history", "scores", "wanted"),
+    [
+        (PLAIN, [300, 400], {300: 4.0, 500: 3.5}, 300),
+        (replace(PLAIN, repetition_penalty=1.3), [300, 400], {300: 4.0, 500: 3.5}, 500),
+        (replace(PLAIN, repetition_penalty=1.3), [400, 400], {300: 4.0, 500: 3.5}, 300),
+        (replace(PLAIN, repetition_penalty=1.3), [300], {300: -1.0, 500: -1.2}, 500),
+        (replace(PLAIN, no_repeat_ngram_size=2), [300, 400, 300], {400: 4.0, 500: 3.5}, 500),
+        (replace(PLAIN, no_repeat_ngram_size=2), [300, 400, 301], {400: 4.0, 500: 3.5}, 400),
+        (replace(PLAIN, no_repeat_ngram_size=3), [300, 400, 300], {400: 4.0, 500: 3.5}, 400),
+        (replace(PLAIN, no_repeat_ngram_size=1), [300], {300: 4.0, 500: 3.5}, 500),
+        (replace(PLAIN, no_repeat_ngram_size=2), [EOT], {EOT: 4.0, 500: 3.5}, EOT),
+        (replace(PLAIN, suppress_tokens=(300,)), [], {300: 4.0, 500: 3.5}, 500),
+    ],
+)
+def test_repetition_is_discouraged(whisper, tokenizer, options, history, scores, wanted):
+    assert words_after(whisper, tokenizer, history, scores, options) == wanted
+
+
+def test_numerals_are_suppressed(whisper, tokenizer):
+    texts = {n: tokenizer.decode([n]) for n in (*tokenizer.numerals[:40], *range(1000, 1040))}
+    for n, text in texts.items():
+        assert any(c in "0123456789%$£" for c in text) == (n in tokenizer.numerals)
+    (seven,) = tokenizer.encode(" 7")
+    options = replace(PLAIN, suppress_numerals=True)
+    assert words_after(whisper, tokenizer, [300], {seven: 4.0, 500: 3.5}, options) == 500
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 8), size=st.sampled_from([5, 300, 51865]))
+def test_largest(seed, count, size):
+    x = np.random.default_rng(seed).normal(size=(2, size)).astype(np.float32)
+    values, index = largest(mx.array(x), count)
+    for row, found, at in zip(x, np.array(values), np.array(index), strict=True):
+        assert sorted(found) == sorted(np.sort(row)[-min(count, size) :])
+        assert np.array_equal(row[at], found)
+
+
+def test_beams_of_a_batch_equal_each_alone(whisper, tokenizer, features):
+    """Rows end at different steps: what leaves the batch changes nothing for the others."""
+    many = features[mx.array([0, 1, 1, 0, 1])]
+    for options in (replace(GREEDY, beam_size=3), GREEDY):
+        together = decode(whisper, tokenizer, many, "en", options)
+        alone = [decode(whisper, tokenizer, many[n : n + 1], "en", options)[0] for n in range(2)]
+        for n, found in enumerate(together):
+            assert found.tokens == alone[n in (1, 2, 4)].tokens
+
+
+def test_the_best_of_samples_is_the_likeliest(whisper, tokenizer, features):
+    options = DecodeOptions(temperatures=(1.0,), max_tokens=12)
+    one = decode(whisper, tokenizer, features, "en", options)
+    best = decode(whisper, tokenizer, features, "en", replace(options, best_of=8))
+    assert sum(b.avg_logprob for b in best) > sum(o.avg_logprob for o in one)
+
+
+def test_each_window_has_its_language(whisper, tokenizer, features):
+    both = decode(whisper, tokenizer, features, ["fr", "ja"], replace(GREEDY, max_tokens=7))
+    for n, language in enumerate(["fr", "ja"]):
+        (alone,) = decode(whisper, tokenizer, features[n : n + 1], language, replace(GREEDY, max_tokens=7))
+        assert alone.tokens == both[n].tokens
+
+
+def test_a_prompt_without_room_is_refused(whisper, tokenizer, features):
+    options = replace(GREEDY, prefix="word " * 450)
+    with pytest.raises(OptionError, match="shorten prefix"):
+        decode(whisper, tokenizer, features, "en", replace(options, max_tokens=None))
+
+
+@pytest.mark.parametrize(
+    ("parts", "most", "wanted"),
+    [
+        ([" no"] * 5, 3, " no"),
+        ([" no"] * 3, 3, " no no no"),
+        ([" a", " b"] * 4 + [" c"], 2, " a b c"),
+        ([0.0, " I see.", 2.0, 2.0, " I see.", 4.0, 4.0, " I see.", 6.0], 2, " I see."),
+        ([" fine", " as", " it", " is"], 1, " fine as it is"),
+    ],
+)
+def test_loops_are_written_once(tokenizer, parts, most, wanted):
+    found = without_loops(tokenizer, result(tokens=tokens_of(tokenizer, *parts)), most)
+    assert tokenizer.decode(found.tokens) == wanted
+    stamps = [t for t in found.tokens if t >= FIRST_STAMP]
+    assert stamps == sorted(stamps)
+    if any(isinstance(p, float) for p in parts):
+        assert len(stamps) == 2
 
 
 # --- sampling ---------------------------------------------------------------------------------------------
@@ -377,6 +486,12 @@ def test_compression_ratio():
         {"max_tokens": 0},
         {"max_initial_timestamp": 31.0},
         {"max_initial_timestamp": -0.1},
+        {"beam_size": 0},
+        {"patience": 0.0},
+        {"length_penalty": 1.5},
+        {"best_of": 0},
+        {"no_repeat_ngram_size": -1},
+        {"hotwords": "a", "prefix": "b"},
     ],
 )
 def test_options_are_checked_and_named(wrong):

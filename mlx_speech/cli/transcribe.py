@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -10,7 +9,6 @@ from typing import Annotated
 import typer
 
 from mlx_speech import (
-    DecodeOptions,
     DiarizeOptions,
     MLXSpeechError,
     SpeechOptions,
@@ -19,6 +17,7 @@ from mlx_speech import (
     Transcript,
 )
 from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, progress
+from mlx_speech.cli.decoding import takes_decoding_options
 from mlx_speech.cli.formats import Formats, parse_formats, takes_write_options, write_all
 from mlx_speech.cli.options import (
     Dir,
@@ -26,26 +25,15 @@ from mlx_speech.cli.options import (
     Files,
     Identify,
     IdentifyThreshold,
-    Language,
     Model,
     Quiet,
     targets_for,
 )
 from mlx_speech.cli.speakers import diarizer_for, tell_identities
-from mlx_speech.errors import OptionError
 from mlx_speech.pipeline import AUTO_VAD, DEFAULT_MODEL, TRANSCRIBE_SPEECH
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
 from mlx_speech.stages.identify import THRESHOLD
-from mlx_speech.stages.languages import language_code
 from mlx_speech.writers import WriteOptions
-
-
-class Task(str, Enum):
-    """What to write: the words as said, or English."""
-
-    TRANSCRIBE = "transcribe"
-    TRANSLATE = "translate"
-
 
 AlignModel = Annotated[
     str,
@@ -55,20 +43,19 @@ AlignModel = Annotated[
         "'none' for Whisper; or a wav2vec2's name.",
     ),
 ]
-_SPEAKERS, _DECODING, _SPEECH = "Speakers", "Decoding", "Speech detection"
+_SPEAKERS, _SPEECH = "Speakers", "Speech detection"
 
 
 @app.command()
+@takes_decoding_options
 @takes_write_options
 def transcribe(
     files: Files,
     how: WriteOptions,
+    options: TranscribeOptions,
     model: Model = DEFAULT_MODEL,
     output_dir: Dir = Path("."),
     format: Formats = "txt,json,srt,vtt",
-    language: Language = None,
-    task: Annotated[Task, typer.Option(help="'translate' writes English.")] = Task.TRANSCRIBE,
-    words: Annotated[bool, typer.Option("--words/--no-words", help="Time each word.")] = True,
     align: AlignModel = "auto",
     diarize: Annotated[
         bool,
@@ -95,24 +82,9 @@ def transcribe(
     ] = None,
     identify: Identify = False,
     identify_threshold: IdentifyThreshold = THRESHOLD,
-    batch_size: Annotated[int, typer.Option(help="Windows of 30 s decoded together.")] = 8,
     dtype: Annotated[
         Dtype | None, typer.Option(help="float32 on a CPU, float16 on a GPU by default.")
     ] = None,
-    temperature: Annotated[
-        str, typer.Option(help="Tried in turn where decoding fails.", rich_help_panel=_DECODING)
-    ] = "0,0.2,0.4,0.6,0.8,1",
-    compression_ratio_threshold: Annotated[
-        float, typer.Option(help="Above it, text is taken for a loop.", rich_help_panel=_DECODING)
-    ] = 2.4,
-    logprob_threshold: Annotated[
-        float,
-        typer.Option(help="Below this mean log-probability, decoding has failed.", rich_help_panel=_DECODING),
-    ] = -1.0,
-    no_speech_threshold: Annotated[
-        float,
-        typer.Option(help="Above it, an unlikely text is taken for silence.", rich_help_panel=_DECODING),
-    ] = 0.6,
     vad: Annotated[
         str,
         typer.Option(
@@ -136,18 +108,6 @@ def transcribe(
     A file that cannot be read is named at the end, and the others are done; the exit code is then 1.
     """  # fmt: skip
     formats = parse_formats(format)
-    options = TranscribeOptions(
-        language=language_code(language) if language else None,
-        words=words,
-        batch_size=batch_size,
-        decode=DecodeOptions(
-            task=task.value,
-            temperatures=_temperatures(temperature),
-            compression_ratio_threshold=compression_ratio_threshold,
-            logprob_threshold=logprob_threshold,
-            no_speech_threshold=no_speech_threshold,
-        ),
-    )
     speech = SpeechOptions(threshold=vad_threshold, min_silence_duration=min_silence, speech_pad=speech_pad)
     wishes = {"num_speakers": num_speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
     speakers = _diarizing(diarize or identify, diarize_preset, wishes)
@@ -155,7 +115,7 @@ def transcribe(
     transcriber = Transcriber.load(
         model,
         vad=vad,
-        align=align if words else "none",
+        align=align if options.words else "none",
         diarize=diarizer_for(identify, identify_threshold) if speakers else False,
         dtype=dtype.value if dtype else None,
     )
@@ -211,12 +171,3 @@ def _transcribe_one(
     )
     tell_identities(transcript.diarization)
     return transcript
-
-
-def _temperatures(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(t) for t in text.split(","))
-    except ValueError as error:
-        raise OptionError(
-            f"--temperature {text!r}: give numbers separated by commas, such as 0,0.4,0.8"
-        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,11 +18,12 @@ from mlx_speech.pipeline.diarizer import Diarizer
 from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, preset
 from mlx_speech.stages.options import TranscribeOptions
 from mlx_speech.stages.segmentation import Segmentation
+from mlx_speech.stages.sequential import transcribe_sequential
 from mlx_speech.stages.speakers import assign_speakers
 from mlx_speech.stages.speech import SpeechOptions, merge_spans, spans_from_probabilities
 from mlx_speech.stages.tokenizer import Tokenizer, tokenizer_for
-from mlx_speech.stages.transcribe import check_ability, transcribe_spans
-from mlx_speech.types import Span, Transcript
+from mlx_speech.stages.transcribe import check_ability, clip_spans, transcribe_spans
+from mlx_speech.types import Segment, Span, Transcript
 
 DEFAULT_MODEL = "whisper-small"
 AUTO_VAD = "auto"
@@ -120,16 +122,7 @@ class Transcriber:
         if self.diarizer and speakers:
             segmentation = self.diarizer.segment(samples, speakers, progress=report)
         spans, windows = self._windows(samples, segmentation, speech, report)
-        total = sum(w.duration for w in windows)
-        report("transcribe", 0.0, total)
-        segments, language = transcribe_spans(
-            self.whisper,
-            self.tokenizer,
-            samples,
-            windows,
-            options,
-            lambda done: report("transcribe", done, total),
-        )
+        segments, language = self._read(samples, windows, options, report)
         transcript = Transcript(tuple(segments), language, duration, tuple(spans))
         # a translation's words are not in the audio
         if self.aligner and options.words and options.decode.task != "translate":
@@ -140,6 +133,32 @@ class Transcriber:
         segments = assign_speakers(transcript.segments, diarization)
         report("speakers", duration, duration)
         return replace(transcript, segments=tuple(segments), diarization=diarization)
+
+    def _read(
+        self, samples: np.ndarray, windows: Sequence[Span], options: TranscribeOptions, report: Progress
+    ) -> tuple[list[Segment], str | None]:
+        """What is said in the windows, or by the sequential way in the recording as a whole."""
+        if options.sequential:
+            total = len(samples) / SAMPLE_RATE
+            report("transcribe", 0.0, total)
+            return transcribe_sequential(
+                self.whisper,
+                self.tokenizer,
+                samples,
+                options,
+                lambda done: report("transcribe", done, total),
+            )
+        windows = clip_spans(windows, options.clips)
+        total = sum(w.duration for w in windows)
+        report("transcribe", 0.0, total)
+        return transcribe_spans(
+            self.whisper,
+            self.tokenizer,
+            samples,
+            windows,
+            options,
+            lambda done: report("transcribe", done, total),
+        )
 
     def _diarizing(self, wish: Diarizing | None) -> DiarizeOptions | None:
         """How speakers are found; ``None`` for not at all."""

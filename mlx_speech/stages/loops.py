@@ -28,22 +28,16 @@ def without_loops(tokenizer: Tokenizer, result: Decoded, most: int) -> Decoded:
     gone = _repeated([result.tokens[n] for n in words], most)
     if not gone:
         return result
-    first, last = words[min(gone)], words[max(gone)]
     dropped = {words[n] for n in gone}
-    # timestamps inside a loop belong to its repetitions; the last of them still closes the phrase
-    kept = [
-        t
-        for n, t in enumerate(result.tokens)
-        if n not in dropped and not (t >= begin and first < n < last and _inside(n, words, gone))
-    ]
+    kept: list[int] = []
+    for n, token in enumerate(result.tokens):
+        opens, closes = n + 1 in dropped, n - 1 in dropped
+        # what is left of a loop that runs over phrases is its first one, which has its own timestamps
+        if n in dropped or (token >= begin and (opens or (closes and kept[-1] >= begin))):
+            continue
+        kept.append(token)
     text = tokenizer.decode(kept).strip()
     return replace(result, tokens=tuple(kept), text=text, compression_ratio=compression_ratio(text))
-
-
-def _inside(at: int, words: Sequence[int], gone: set[int]) -> bool:
-    """Whether the words on both sides of a timestamp are dropped."""
-    before = max((n for n, w in enumerate(words) if w < at), default=-1)
-    return before in gone and before + 1 in gone
 
 
 def _repeated(tokens: Sequence[int], most: int) -> set[int]:

@@ -112,7 +112,7 @@ def word_times(
         _shorten_at_sentence_ends(timed, limits[1])
         timed = _join_punctuation(timed, window.language not in UNSPACED)
         for word in timed:
-            word.start, word.end = word.start + window.start, word.end + window.start
+            word.start, word.end = round(word.start + window.start, 2), round(word.end + window.start, 2)
         out[n] = _to_segments(tokenizer, segments[n], timed, limits, window.spoken_until)
     return out
 

@@ -69,8 +69,12 @@ def transcribe_spans(
         finished += sum(s.duration for s in batch) - sum(s.duration for s in leftovers)
         if progress:
             progress(finished)
-    main = max(heard, key=lambda code: heard[code]) if heard else None
-    return sorted(segments, key=lambda s: (s.start, s.end)), main
+    return sorted(segments, key=lambda s: (s.start, s.end)), main_language(heard)
+
+
+def main_language(heard: dict[str, float]) -> str | None:
+    """The language that most seconds were in."""
+    return max(heard, key=lambda code: heard[code]) if heard else None
 
 
 def check_ability(tokenizer: Tokenizer, options: TranscribeOptions) -> None:
@@ -172,40 +176,68 @@ class Phrases:
     resume: float | None
 
 
-def phrases(tokenizer: Tokenizer, result: Decoded, duration: float) -> Phrases:
-    """Cut a window's tokens at its timestamps.
+@dataclass(frozen=True)
+class Cut:
+    """A window's tokens cut at its pairs of timestamps.
+
+    ``resume`` is the timestamp (a number of 20 ms steps) to go on from, where the window was not read to its
+    end; ``paired`` tells whether there was a pair at all.
+    """
+
+    pieces: tuple[tuple[int, ...], ...]
+    resume: int | None
+    paired: bool
+
+
+def cut(tokens: Sequence[int], begin: int) -> Cut:
+    """Cut tokens at pairs of timestamps, which count from ``begin`` on.
 
     As in the original, a window whose last phrase is closed by a single timestamp is finished. Otherwise the
-    rest after the last pair of timestamps is to be decoded again, and what was written of it is dropped. A
-    window without a pair is taken whole.
+    rest after the last pair is to be decoded again, and what was written of it is dropped. A window without
+    a pair is taken whole.
     """
-    begin = tokenizer.special.timestamp_begin
-    stamped = [t >= begin for t in result.tokens]
+    stamped = [t >= begin for t in tokens]
     cuts = [n for n in range(1, len(stamped)) if stamped[n - 1] and stamped[n]]
-    finished = stamped[-2:] == [False, True]
-    if not cuts or finished:
+    paired, finished = bool(cuts), stamped[-2:] == [False, True]
+    if not paired or finished:
         cuts.append(len(stamped))
-    segments = [
-        _phrase(tokenizer, result, result.tokens[a:b], duration)
-        for a, b in zip([0, *cuts], cuts, strict=False)
+    pieces = tuple(tuple(tokens[a:b]) for a, b in zip([0, *cuts], cuts, strict=False))
+    resume = tokens[cuts[-1] - 1] - begin if paired and not finished else None
+    return Cut(pieces, resume, paired)
+
+
+def phrases(tokenizer: Tokenizer, result: Decoded, duration: float) -> Phrases:
+    """A window's segments, cut at its timestamps and inside its ``duration`` in seconds."""
+    parts = cut(result.tokens, tokenizer.special.timestamp_begin)
+    segments = [piece_segment(tokenizer, result, p, duration, paired=True) for p in parts.pieces]
+    inside = [
+        replace(s, start=min(s.start, duration), end=min(max(s.end, s.start), duration)) for s in segments
     ]
-    resume = None
-    if cuts[-1] < len(stamped):
-        resume = (result.tokens[cuts[-1] - 1] - begin) * TIME_PRECISION
     # a window that would be decoded over and over again is left as it is
-    return Phrases(tuple(s for s in segments if s.text), resume or None)
+    resume = parts.resume * TIME_PRECISION if parts.resume else None
+    return Phrases(tuple(s for s in inside if s.text), resume)
 
 
-def _phrase(tokenizer: Tokenizer, result: Decoded, tokens: Sequence[int], duration: float) -> Segment:
+def piece_segment(
+    tokenizer: Tokenizer, result: Decoded, tokens: Sequence[int], duration: float, *, paired: bool
+) -> Segment:
+    """One piece of a window as a segment, in seconds from the window's start.
+
+    Args:
+        tokenizer: the model's.
+        result: the window's.
+        tokens: the piece's, with timestamps.
+        duration: the window's, where no timestamp closes the piece.
+        paired: whether a timestamp at its beginning counts; in the original it does in windows with pairs.
+    """
     begin = tokenizer.special.timestamp_begin
     stamps = [(t - begin) * TIME_PRECISION for t in tokens if t >= begin]
     text = tuple(t for t in tokens if t < tokenizer.special.eot)
     opened = bool(tokens) and tokens[0] >= begin
-    start = stamps[0] if opened else 0.0
-    end = stamps[-1] if len(stamps) > opened else duration
+    closes = len(stamps) > opened if paired else bool(stamps) and stamps[-1] > 0
     return Segment(
-        start=min(start, duration),
-        end=min(max(end, start), duration),
+        start=stamps[0] if opened and paired else 0.0,
+        end=stamps[-1] if closes else duration,
         text=tokenizer.decode(text).strip(),
         tokens=text,
         avg_logprob=result.avg_logprob,

@@ -1,0 +1,85 @@
+"""Window by window: the segments that openai/whisper's own loop writes with the tiny weights.
+
+The expected segments are made by parity/fixtures_whisper.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlx_speech  # isort: skip  # noqa: F401  (first: it loads the BLAS)
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_speech.errors import OptionError
+from mlx_speech.features import log_mel, log_mel_recording
+from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
+from mlx_speech.stages.sequential import transcribe_sequential
+
+EXPECTED = json.loads((Path(__file__).parent / "fixtures/whisper/decoding.json").read_text(encoding="utf-8"))
+RATE = 16000
+# the runs of parity/fixtures_whisper.py
+RUNS = {
+    "conditioned": {},
+    "forgetful": {"condition_on_previous_text": False},
+    "clips": {"clips": (3.0, 20.0, 41.5), "prompt": "Once upon a time."},
+    "carried": {"carry_initial_prompt": True, "prompt": "Once upon a time."},
+    "words": {"words": True},
+    "skipping": {"words": True, "hallucination_silence_threshold": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def recording() -> np.ndarray:
+    """47 s of changing sound with silences, as the fixtures' script makes it."""
+    rng = np.random.default_rng(5)
+    loudness = np.repeat(rng.uniform(0, 0.3, 94) * (rng.random(94) > 0.2), RATE // 2)
+    tone = np.sin(np.cumsum(np.repeat(rng.uniform(100, 3000, 188), RATE // 4)) * 2 * np.pi / RATE)
+    return (loudness * (tone + 0.3 * rng.standard_normal(len(tone)))).astype(np.float32)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_segments_equal_the_original(whisper, tokenizer, recording, run):
+    given = {"words": False, **RUNS[run]}
+    decode = DecodeOptions(
+        temperatures=(0.0,), max_tokens=40, no_speech_threshold=None, prompt=given.pop("prompt", None)
+    )
+    options = TranscribeOptions(language="en", sequential=True, decode=decode, **given)
+    seen: list[float] = []
+    found, language = transcribe_sequential(whisper, tokenizer, recording, options, seen.append)
+    assert [s.text for s in found] == [text for _, _, text in EXPECTED["read"][run]]
+    for ours, (start, end, _) in zip(found, EXPECTED["read"][run], strict=True):
+        # the original rounds words to 10 ms
+        assert (ours.start, ours.end) == (pytest.approx(start, abs=0.011), pytest.approx(end, abs=0.011))
+    assert language == "en"
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(47.0)
+
+
+def test_the_mel_of_a_recording_is_that_of_one_long_row(recording):
+    whole = np.array(log_mel(mx.array(np.pad(recording, (0, 480000)))))
+    assert np.abs(np.array(log_mel_recording(recording)) - whole).max() < 1e-5
+
+
+def test_nothing_to_hear(whisper, tokenizer):
+    assert transcribe_sequential(whisper, tokenizer, np.zeros(0, np.float32), TranscribeOptions()) == (
+        [],
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hallucination_silence_threshold": 1.0},
+        {"clips": (3.0, 1.0)},
+        {"multilingual": True, "language": "en"},
+        {"max_repeats": 0},
+    ],
+)
+def test_options_are_checked_and_named(wrong):
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        TranscribeOptions(**wrong)
