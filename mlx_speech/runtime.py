@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,6 +137,26 @@ def prepare() -> None:
             SlowBLASWarning,
             stacklevel=3,
         )
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Have products evaluated in here run on one thread each, where an OpenBLAS serves MLX.
+
+    Thousands of small products wait for their threads longer than they compute: a convolution by tiles is
+    several times slower with two threads than with one as soon as a core has other work.
+    """
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    threads = getattr(library, "openblas_get_num_threads", None)
+    if threads is None or threads() == 1:
+        yield
+        return
+    before = threads()
+    library.openblas_set_num_threads(1)
+    try:
+        yield
+    finally:
+        library.openblas_set_num_threads(before)
 
 
 def on_cpu() -> bool:

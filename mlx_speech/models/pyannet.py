@@ -135,9 +135,10 @@ class PyanNet(nn.Module):
         frames = self._check(audio)
         found = [mx.zeros((0, frames, self.config.num_classes))]
         block = _BLOCK if runtime.on_cpu() else _GPU_BLOCK
-        for start in range(0, audio.shape[0], block):
-            found.append(self._scores(audio[start : start + block].astype(mx.float32)))
-            mx.eval(found[-1])
+        with runtime.one_blas_thread():
+            for start in range(0, audio.shape[0], block):
+                found.append(self._scores(audio[start : start + block].astype(mx.float32)))
+                mx.eval(found[-1])
         return mx.concatenate(found)
 
     def _scores(self, audio: mx.array) -> mx.array:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_speech import runtime
 from mlx_speech.errors import AudioError
 from mlx_speech.features import FBANK_HOP, FBANK_WINDOW, kaldi_fbank
 from mlx_speech.layers.conv2d import Conv2d
@@ -192,9 +193,10 @@ class WeSpeaker(nn.Module):
             )
         found = [mx.zeros((0, -(-fbank.shape[1] // 8), self.config.num_features))]
         block = 1 if slow_functions() else _BLOCK
-        for start in range(0, fbank.shape[0], block):
-            found.append(self._convolve(fbank[start : start + block]))
-            mx.eval(found[-1])
+        with runtime.one_blas_thread():
+            for start in range(0, fbank.shape[0], block):
+                found.append(self._convolve(fbank[start : start + block]))
+                mx.eval(found[-1])
         return mx.concatenate(found)
 
     def pool(self, features: mx.array, masks: mx.array | None = None) -> mx.array:
