@@ -118,6 +118,19 @@ def test_convolution_equals_mlxs(shape, inputs, stride, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("shape", [(9, 14), (4, 8), (1, 5)])
+def test_tiles_at_once_do_not_show(shape, monkeypatch):
+    conv = Conv2d(3, 5, 3)
+    conv.weight, conv.bias = mx.random.normal(conv.weight.shape), mx.random.normal((5,))
+    x = mx.random.normal((1, *shape, 3))
+    monkeypatch.setattr("mlx_speech.layers.conv2d.slow_functions", lambda: True)
+    whole = np.array(conv(x))
+    for some in (1, 3, 5):
+        monkeypatch.setattr("mlx_speech.layers.conv2d._FEWEST", some)
+        monkeypatch.setattr("mlx_speech.layers.conv2d._BYTES", 1)
+        np.testing.assert_allclose(conv(x), whole, rtol=0, atol=1e-5)
+
+
 def test_convolution_follows_its_weights(monkeypatch):
     monkeypatch.setattr("mlx_speech.layers.conv2d.slow_functions", lambda: True)
     conv, x = Conv2d(2, 3, 3), mx.random.normal((1, 6, 6, 2))
