@@ -15,7 +15,7 @@ from mlx_speech.layers.elementwise import slow_functions
 
 _TILE = 4  # rows and columns of output that are made together
 _REACH = _TILE + 2  # rows and columns of input that they need
-_BYTES = 1 << 20  # of tiles transformed at once: they stay in a CPU's cache
+_BYTES = 3 << 20  # of tiles transformed at once: near a CPU's cache, and not too many steps to hand over
 _FEWEST = 128  # tiles at once: fewer make slow products
 
 
