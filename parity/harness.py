@@ -37,11 +37,13 @@ def relative_l2(ours: Any, theirs: Any) -> float:
 _METRICS = {"max abs": max_abs, "relative L2": relative_l2}
 
 
-def close(check: str, ours: Any, theirs: Any, tolerance: str, note: str = "") -> Row:
-    """Compare two arrays by the metric and limit of the named tolerance."""
+def close(
+    check: str, ours: Any, theirs: Any, tolerance: str, note: str = "", least_limit: float = 0.0
+) -> Row:
+    """Compare two arrays by the metric and limit of the named tolerance, or ``least_limit`` where it is larger."""
     t = TOLERANCES[tolerance]
-    value = _METRICS[t.metric](ours, theirs)
-    return Row(check, t.metric, f"{value:.2e}", f"{t.limit:.0e}", bool(value <= t.limit), note)
+    value, limit = _METRICS[t.metric](ours, theirs), max(t.limit, least_limit)
+    return Row(check, t.metric, f"{value:.2e}", f"{limit:.0e}", bool(value <= limit), note)
 
 
 def same(check: str, ours: Any, theirs: Any, note: str = "") -> Row:

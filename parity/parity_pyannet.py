@@ -81,7 +81,7 @@ def _compare(mine: PyanNet, theirs: Any, files: list[Path], name: str, step: flo
     decisions = [x.argmax(-1) if mine.config.powerset else x > 0.5 for x in (found, wanted)]
     different = int((decisions[0] != decisions[1]).sum())
     return [
-        close(f"{name}: scores", found, wanted, metric, note),
+        close(f"{name}: scores", found, wanted, metric, note, least_limit=own),
         same(f"{name}: frames decided otherwise", different, 0, f"{decisions[0].size} decisions"),
     ]
 
