@@ -146,12 +146,11 @@ def one_blas_thread() -> Iterator[None]:
     Thousands of small products wait for their threads longer than they compute: a convolution by tiles is
     several times slower with two threads than with one as soon as a core has other work.
     """
-    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-    threads = getattr(library, "openblas_get_num_threads", None)
-    if threads is None or threads() == 1:
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "openblas_get_num_threads"):
         yield
         return
-    before = threads()
+    before = library.openblas_get_num_threads()
     library.openblas_set_num_threads(1)
     try:
         yield
