@@ -243,3 +243,10 @@ def test_bench_of_nothing(run, tmp_path):
     code, _, err = run(cli.main, "bench", wav(tmp_path / "none.wav", []), "-m", "tiny.en")
     assert code == 1
     assert "nothing" in err or "silence" in err or "no audio" in err
+
+
+def test_a_file_is_named_once_in_its_error(run, tmp_path):
+    missing = tmp_path / "missing.wav"
+    code, _, err = run(cli.main, "vad", missing)
+    assert code == 1
+    assert err.count("missing.wav") == 1

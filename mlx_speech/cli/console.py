@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -71,6 +72,12 @@ def progress(name: str, quiet: bool) -> Iterator[Progress | None]:
 def complain(message: str) -> None:
     """Print an error in one line."""
     errors.print(Text.assemble(("error: ", "red"), message))
+
+
+def complain_of(file: Path, error: Exception) -> None:
+    """The same about a file, which the message may name itself."""
+    message = str(error)
+    complain(message if message.startswith(str(file)) else f"{file}: {message}")
 
 
 def clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mlx_speech import Diarization, DiarizeOptions, Diarizer, MLXSpeechError
-from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, progress
+from mlx_speech.cli.console import FAILED, app, clock, complain_of, errors, out, progress
 from mlx_speech.cli.formats import parse_formats
 from mlx_speech.cli.options import Dir, Files, Identify, IdentifyThreshold, Quiet, targets_for
 from mlx_speech.cli.speakers import diarizer_for, tell_identities
@@ -66,7 +66,7 @@ def diarize(
             for name in formats:
                 write(diarization, Path(f"{targets[file]}.{name}"), name)
         except MLXSpeechError as error:
-            complain(f"{file}: {error}")
+            complain_of(file, error)
             failed = True
             continue
         if not quiet:

@@ -9,7 +9,7 @@ import typer
 
 import mlx_speech
 from mlx_speech import MLXSpeechError
-from mlx_speech.cli.console import FAILED, app, complain
+from mlx_speech.cli.console import FAILED, app, complain_of
 from mlx_speech.cli.options import Files
 from mlx_speech.models.wespeaker import WeSpeaker
 from mlx_speech.pipeline import DEFAULT_EMBEDDING, expect
@@ -29,7 +29,7 @@ def embed(
         try:
             voice = mlx_speech.embed(file, embedder)
         except MLXSpeechError as error:
-            complain(f"{file}: {error}")
+            complain_of(file, error)
             failed = True
             continue
         print(json.dumps({"file": str(file), "embedding": [round(float(x), 6) for x in voice]}))

@@ -15,7 +15,7 @@ def models() -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("name", "languages", "parameters", "licence", "weights"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=heading != "licence")  # the longest gives way on a narrow terminal
     for card in CARDS.values():
         table.add_row(card.alias, card.languages, f"{card.parameters:.1f} M", card.licence, whereabouts(card))
     out.print(table)

@@ -21,7 +21,7 @@ class Dtype(str, Enum):
 
 
 Files = Annotated[
-    list[Path], typer.Argument(metavar="AUDIO…", help="Recordings in any audio or video format.")
+    list[Path], typer.Argument(metavar="AUDIO", help="Recordings in any audio or video format.")
 ]
 Model = Annotated[
     str,

@@ -77,7 +77,8 @@ def enroll(
         try:
             heard.append(mlx_speech.hear_voice(file, embedder, spans))
         except AudioError as error:
-            raise AudioError(f"{file}: {error}") from error
+            named = str(error).startswith(str(file))
+            raise AudioError(str(error) if named else f"{file}: {error}") from error
 
     def add(known: Voices | None) -> Voices:
         known = (known or Voices(model, digest)).check(digest, path)
@@ -193,7 +194,7 @@ def rename(
 @speakers.command()
 def merge(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is.")],
-    others: Annotated[list[str], typer.Argument(metavar="OTHER…", help="Names that mean the same person.")],
+    others: Annotated[list[str], typer.Argument(metavar="OTHER", help="Names that mean the same person.")],
     voices: Store = None,
 ) -> None:
     """Make one voice of several that are one person's."""
@@ -203,7 +204,7 @@ def merge(
 
 @speakers.command()
 def forget(
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Whom.")], voices: Store = None
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Whom.")], voices: Store = None
 ) -> None:
     """Forget voices; what earlier transcripts say stays."""
     path = voices or default_path()

@@ -16,7 +16,7 @@ from mlx_speech import (
     Transcriber,
     Transcript,
 )
-from mlx_speech.cli.console import FAILED, app, clock, complain, errors, out, progress
+from mlx_speech.cli.console import FAILED, app, clock, complain_of, errors, out, progress
 from mlx_speech.cli.decoding import takes_decoding_options
 from mlx_speech.cli.formats import Formats, parse_formats, takes_write_options, write_all
 from mlx_speech.cli.options import (
@@ -126,7 +126,7 @@ def transcribe(
             transcript = _transcribe_one(transcriber, file, options, speech, speakers, quiet)
             written = write_all(transcript, targets[file], formats, how, file)
         except MLXSpeechError as error:
-            complain(f"{file}: {error}")
+            complain_of(file, error)
             failed.append(file)
             continue
         if not quiet:

@@ -8,7 +8,7 @@ import typer
 
 import mlx_speech
 from mlx_speech import MLXSpeechError, SpeechOptions
-from mlx_speech.cli.console import FAILED, app, complain
+from mlx_speech.cli.console import FAILED, app, complain_of
 from mlx_speech.cli.options import Files
 from mlx_speech.pipeline import DEFAULT_VAD, load_vad
 
@@ -39,7 +39,7 @@ def vad(
         try:
             spans = mlx_speech.detect_speech(file, detector, options)
         except MLXSpeechError as error:
-            complain(f"{file}: {error}")
+            complain_of(file, error)
             failed = True
             continue
         for span in spans:
