@@ -2,7 +2,7 @@
 
     python parity/bench_diarize.py                # everything; writes parity/BENCH_DIARIZE.md
     python parity/bench_diarize.py one fast 600   # one line of JSON
-    python parity/bench_diarize.py table          # BENCH_DIARIZE.md of the lines in out/bench_diarize.jsonl
+    python parity/bench_diarize.py table [NOTE]   # BENCH_DIARIZE.md of the lines in out/bench_diarize.jsonl
 
 The recording is a session of real voices, repeated until it is long enough. pyannote.audio runs as it comes,
 with the weights bundled here, embedding two windows of three speakers at once. Wall time counts
@@ -46,6 +46,11 @@ def recording(seconds: int) -> np.ndarray:
     return np.tile(audio, -(-seconds * RATE // len(audio)))[: seconds * RATE]
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def measure(system: str, seconds: int) -> dict[str, Any]:
     """Time of the stages and in all without loading, and the most memory that the process held."""
     warnings.filterwarnings("ignore")
@@ -63,6 +68,7 @@ def measure(system: str, seconds: int) -> dict[str, Any]:
     return {
         "system": system,
         "seconds": seconds,
+        "cores": cores(),
         "wall": perf_counter() - begun,
         "cpu": process_time() - used,
         "segmentation": stages["segmentation"],
@@ -122,11 +128,12 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(found: list[dict[str, Any]]) -> None:
-    """The report."""
+def write(found: list[dict[str, Any]], note: str = "") -> None:
+    """The report; ``note`` tells how the machine was."""
     text = (
         "# Speed of diarization\n\n"
-        f"Written by `python parity/bench_diarize.py`; {os.cpu_count()} CPU cores, models loaded before.\n\n"
+        f"Written by `python parity/bench_diarize.py`, each line on {found[0]['cores']} CPU cores, models loaded "
+        f"before. {note}\n\n"
         f"{table(found)}\n"
     )
     (ROOT / "parity/BENCH_DIARIZE.md").write_text(text, encoding="utf-8")
@@ -139,7 +146,7 @@ def main(arguments: list[str]) -> None:
         print(json.dumps(measure(arguments[1], int(arguments[2]))))
         return
     if arguments[:1] == ["table"]:
-        write([json.loads(line) for line in LINES.read_text().splitlines()])
+        write([json.loads(line) for line in LINES.read_text().splitlines()], " ".join(arguments[1:]))
         return
     LINES.parent.mkdir(exist_ok=True)
     LINES.write_text("")

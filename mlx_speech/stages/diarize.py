@@ -108,7 +108,7 @@ PRESETS: dict[str, DiarizeOptions] = {
 
 ``3.1`` and ``community-1`` give what pyannote's pipelines of these names give with the same weights. ``fast``
 clusters as ``3.1`` does, from half as many windows, and runs the embedding network once over the recording:
-about ten times faster. On 14 recordings with references its error rate is 18.4 %, that of ``3.1`` 18.0 % and
+four times faster on a CPU. On 14 recordings with references its error rate is 18.4 %, that of ``3.1`` 18.0 % and
 that of ``community-1`` 20.9 % (parity/REPORT.md).
 """
 
