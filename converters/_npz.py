@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,7 @@ _DTYPES = {
 }  # fmt: skip
 _DAMAGE = (
     zipfile.BadZipFile, struct.error, ArithmeticError, EOFError, LookupError, MemoryError, OSError,
-    NotImplementedError, SyntaxError, TypeError, ValueError,
+    NotImplementedError, SyntaxError, TypeError, ValueError, tokenize.TokenError, UserWarning,
 )  # fmt: skip
 
 
@@ -34,6 +35,8 @@ def read_npz(path: Path) -> Tensors:
             members = {i.filename: i for i in archive.infolist()}
         if len(members) != len(archive.infolist()):
             raise ValueError("a member stands in it twice")
+        if not members:
+            raise ValueError("it holds no arrays")
         offsets = member_offsets(path, members)
         with path.open("rb") as stream:
             stored = {n.removesuffix(".npy"): _array(path, stream, o) for n, o in offsets.items()}

@@ -68,8 +68,8 @@ def run() -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as work:
         for number, (name, path, many) in enumerate(cases()):
-            for option in many:
-                rows += _certified(name, path, option, Path(work) / f"{number}-{many.index(option)}")
+            for kind, option in enumerate(many):
+                rows += _certified(name, path, option, Path(work) / f"{number}-{kind}")
         rows.append(_twice(Path(work)))
     return [*rows, *_large()]
 

@@ -136,6 +136,28 @@ def test_arrays_of_any_order_are_read(tmp_path):
         assert np.array_equal(found[key], a), key
 
 
+@settings(max_examples=200)
+@given(data=st.data())
+def test_changed_npz_bytes_are_an_error_or_other_numbers(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("npz") / "weights.npz"
+    np.savez(path, a=np.zeros((2, 3), np.float32), b=np.arange(3))
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    with contextlib.suppress(CheckpointError):
+        for key, spec in open_tensors(path).specs.items():
+            assert spec.read().shape == spec.shape, key
+
+
+@pytest.mark.parametrize("header", [b"{'descr': (", b"{'descr': '<f4'", b"{}", b"\xff" * 8])
+def test_a_header_that_is_none_is_named(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "weights.npz", "w") as file:
+        file.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+    with pytest.raises(CheckpointError, match=r"weights\.npz: damaged or incomplete"):
+        open_tensors(tmp_path)
+
+
 # --- ONNX -------------------------------------------------------------------------------------------------
 
 
