@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
