@@ -515,16 +515,16 @@ def _logprob_rows(
     timestamps: bool,
     count: int = 4,
 ) -> list[Row]:
-    """avg_logprob against the original as it is, and where it differs most against the same candidates.
+    """avg_logprob against the original; without timestamps also where it differs most, with timestamps forbidden.
 
-    Ours gives a share to tokens it may write alone. The original lets languages compete too, and timestamps
-    where none are asked for.
+    The original lets timestamps compete where none are asked for; ours gives them no share.
     """
     mine, theirs = results
+    if timestamps:
+        return [_values_row(kind, "avg_logprob", mine, theirs)]
     worst = sorted(clips, key=lambda n: -abs(mine[n].avg_logprob - theirs[n].avg_logprob))[:count]
-    special = pair.tokenizer.special
-    last = special.timestamp_begin if timestamps else pair.ours.config.n_vocab
-    original = _decode_theirs(pair, {n: clips[n] for n in worst}, timestamps, range(special.eot + 1, last))
+    stamps = range(pair.tokenizer.special.timestamp_begin, pair.ours.config.n_vocab)
+    original = _decode_theirs(pair, {n: clips[n] for n in worst}, timestamps, stamps)
     return [
         _values_row(kind, "avg_logprob", mine, theirs, ", the original's other candidates too"),
         _values_row(kind, "avg_logprob", mine, original),
