@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_speech import cli
+from mlx_speech import Finding, cli
 from mlx_speech.audio import load_audio
 from mlx_speech.converters import cli as convert_cli
 from mlx_speech.hub import ASSETS
@@ -125,6 +125,27 @@ def test_surround_at_96_khz_is_transcribed(run, tmp_path):
     )
     assert code == 0, err
     assert "Dashwood" in out
+
+
+def test_a_folder_that_takes_no_files_is_told_before_any_work(run, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = run(cli.main, "transcribe", CLIP, "-m", "tiny.en", "-o", tmp_path / "file" / "out")
+    assert code == 1
+    assert "results cannot be written there" in err
+    assert "real time" not in err
+
+
+@needs_weights
+def test_strict_exits_with_3_where_the_audit_finds_something(run, tmp_path, monkeypatch):
+    finding = Finding("loop", 1.0, 2.0, "'so' stands 9 times")
+    monkeypatch.setattr("mlx_speech.pipeline.transcriber.audit", lambda transcript: [finding])
+    silence = wav(tmp_path / "quiet.wav", np.zeros(16_000))
+    arguments = ["transcribe", silence, "-m", "tiny.en", "-o", tmp_path / "out", "-f", "txt"]
+    code, _, err = run(cli.main, *arguments)
+    assert code == 0
+    assert "'so' stands 9 times" in err
+    assert run(cli.main, *arguments, "--strict")[0] == 3
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["quiet.txt"]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ STAGES = {
 }
 FAILED = 1
 MISUSED = 2
+SUSPICIOUS = 3
 
 
 @app.callback(invoke_without_command=True)

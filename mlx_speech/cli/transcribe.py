@@ -16,7 +16,7 @@ from mlx_speech import (
     Transcriber,
     Transcript,
 )
-from mlx_speech.cli.console import FAILED, app, clock, complain_of, errors, out, progress
+from mlx_speech.cli.console import FAILED, SUSPICIOUS, app, clock, complain_of, errors, out, progress
 from mlx_speech.cli.decoding import takes_decoding_options
 from mlx_speech.cli.formats import Formats, parse_formats, takes_write_options, write_all
 from mlx_speech.cli.options import (
@@ -34,6 +34,7 @@ from mlx_speech.pipeline import AUTO_VAD, DEFAULT_MODEL, TRANSCRIBE_SPEECH
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
 from mlx_speech.stages.identify import THRESHOLD
 from mlx_speech.writers import WriteOptions
+from mlx_speech.writers.files import prepare_folder
 
 AlignModel = Annotated[
     str,
@@ -101,11 +102,23 @@ def transcribe(
     speech_pad: Annotated[
         float, typer.Option(help="Seconds kept around a stretch.", rich_help_panel=_SPEECH)
     ] = TRANSCRIBE_SPEECH.speech_pad,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Keep finished parts beside the output until the end, and go on from those of a run that was "
+            "broken off.",
+        ),
+    ] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 where the audit of a result finds something.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Transcribe recordings: words with times and speakers, as text, JSON and subtitles.
 
-    A file that cannot be read is named at the end, and the others are done; the exit code is then 1.
+    A file that cannot be read is named at the end, and the others are done; the exit code is then 1. With
+    --strict it is 3 where speech has no words, words have no speech, text loops or word times are guesses.
     """  # fmt: skip
     formats = parse_formats(format)
     speech = SpeechOptions(threshold=vad_threshold, min_silence_duration=min_silence, speech_pad=speech_pad)
@@ -119,12 +132,15 @@ def transcribe(
         diarize=diarizer_for(identify, identify_threshold) if speakers else False,
         dtype=dtype.value if dtype else None,
     )
-    output_dir.mkdir(parents=True, exist_ok=True)
+    prepare_folder(output_dir)
+    kept = output_dir if resume else None
+    suspicious = False
     failed: list[Path] = []
     for file in files:
         try:
-            transcript = _transcribe_one(transcriber, file, options, speech, speakers, quiet)
+            transcript = _transcribe_one(transcriber, file, options, speech, speakers, kept, quiet)
             written = write_all(transcript, targets[file], formats, how, file)
+            suspicious |= bool(transcript.findings)
         except MLXSpeechError as error:
             complain_of(file, error)
             failed.append(file)
@@ -135,6 +151,8 @@ def transcribe(
         if len(files) > 1:
             errors.print(f"{len(failed)} of {len(files)} failed: {', '.join(map(str, failed))}", markup=False)
         raise typer.Exit(FAILED)
+    if strict and suspicious:
+        raise typer.Exit(SUSPICIOUS)
 
 
 def _diarizing(wanted: bool, name: str | None, wishes: dict[str, int | None]) -> DiarizeOptions | None:
@@ -151,11 +169,14 @@ def _transcribe_one(
     options: TranscribeOptions,
     speech: SpeechOptions,
     speakers: DiarizeOptions | None,
+    kept: Path | None,
     quiet: bool,
 ) -> Transcript:
     started = perf_counter()
     with progress(file.name, quiet) as report:
-        transcript = transcriber.transcribe(file, options, speech=speech, diarize=speakers, progress=report)
+        transcript = transcriber.transcribe(
+            file, options, speech=speech, diarize=speakers, resume=kept, progress=report
+        )
     if quiet:
         return transcript
     for segment in transcript.segments:
@@ -169,5 +190,7 @@ def _transcribe_one(
         f"{people}{len(transcript.segments)} segments, {took:.1f} s ({speed:.1f} × real time)",
         markup=False,
     )
+    for finding in transcript.findings:
+        errors.print(f"  {clock(finding.start)} → {clock(finding.end)} {finding.message}", markup=False)
     tell_identities(transcript.diarization)
     return transcript

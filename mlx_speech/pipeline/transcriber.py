@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from mlx_speech.pipeline.aligner import Aligner
 from mlx_speech.pipeline.basis import AudioLike, Progress, expect, unheard
 from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad, segmented_speech
 from mlx_speech.pipeline.diarizer import Diarizer
+from mlx_speech.pipeline.journal import BATCH, SEGMENTATION, Journal, journal_key
+from mlx_speech.stages.audit import audit
 from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, preset
 from mlx_speech.stages.options import TranscribeOptions
 from mlx_speech.stages.segmentation import Segmentation
@@ -91,6 +95,7 @@ class Transcriber:
         *,
         speech: SpeechOptions = TRANSCRIBE_SPEECH,
         diarize: Diarizing | None = None,
+        resume: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> Transcript:
         """Transcribe one recording.
@@ -100,6 +105,8 @@ class Transcriber:
             options: language, task, word times, batch size, decoding.
             speech: how speech is told from silence.
             diarize: how speakers are found; by default as the diarizer's preset does, if there is one.
+            resume: a folder in which finished parts are kept until the end; a run that was broken off is
+                gone on with if the samples, the models and all options are the same.
             progress: called as stages advance.
 
         Returns:
@@ -118,24 +125,40 @@ class Transcriber:
         samples = as_audio(audio)  # decoded once, for all stages
         duration = len(samples) / SAMPLE_RATE
         report("read", duration, duration)
-        segmentation = None
-        if self.diarizer and speakers:
-            segmentation = self.diarizer.segment(samples, speakers, progress=report)
-        spans, windows = self._windows(samples, segmentation, speech, report)
-        segments, language = self._read(samples, windows, options, report)
-        transcript = Transcript(tuple(segments), language, duration, tuple(spans))
-        # a translation's words are not in the audio
-        if self.aligner and options.words and options.decode.task != "translate":
-            transcript = self.aligner.align(samples, transcript, partial=True, progress=report)
-        if not (self.diarizer and speakers):
-            return transcript
-        diarization = self.diarizer.diarize(samples, speakers, segmentation=segmentation, progress=report)
-        segments = assign_speakers(transcript.segments, diarization)
-        report("speakers", duration, duration)
-        return replace(transcript, segments=tuple(segments), diarization=diarization)
+        with self._journal(resume, samples, (options, speech, speakers)) as journal:
+            segmentation = None
+            if self.diarizer and speakers:
+                listen = partial(self.diarizer.segment, samples, speakers, progress=report)
+                segmentation = journal.keep("segmentation.npz", listen, SEGMENTATION)
+            spans, windows = self._windows(samples, segmentation, speech, report)
+            segments, language = self._read(samples, windows, options, journal, report)
+            transcript = Transcript(tuple(segments), language, duration, tuple(spans))
+            # a translation's words are not in the audio
+            if self.aligner and options.words and options.decode.task != "translate":
+                transcript = self.aligner.align(samples, transcript, partial=True, progress=report)
+            if self.diarizer and speakers:
+                found = self.diarizer.diarize(samples, speakers, segmentation=segmentation, progress=report)
+                segments = assign_speakers(transcript.segments, found)
+                report("speakers", duration, duration)
+                transcript = replace(transcript, segments=tuple(segments), diarization=found)
+        return replace(transcript, findings=tuple(audit(transcript)))
+
+    def _journal(
+        self, folder: str | os.PathLike[str] | None, samples: np.ndarray, options: tuple[object, ...]
+    ) -> Journal:
+        """Where this run's finished parts are kept, if they are."""
+        if folder is None:
+            return Journal(None)
+        models = (self.whisper, self.vad, self.diarizer.segmentation if self.diarizer else None)
+        return Journal(folder, journal_key(samples, models, options))
 
     def _read(
-        self, samples: np.ndarray, windows: Sequence[Span], options: TranscribeOptions, report: Progress
+        self,
+        samples: np.ndarray,
+        windows: Sequence[Span],
+        options: TranscribeOptions,
+        journal: Journal,
+        report: Progress,
     ) -> tuple[list[Segment], str | None]:
         """What is said in the windows, or by the sequential way in the recording as a whole."""
         if options.sequential:
@@ -158,6 +181,7 @@ class Transcriber:
             windows,
             options,
             lambda done: report("transcribe", done, total),
+            lambda name, work: journal.keep(f"{name}.json", work, BATCH),
         )
 
     def _diarizing(self, wish: Diarizing | None) -> DiarizeOptions | None:

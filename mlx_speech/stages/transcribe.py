@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -22,6 +23,19 @@ from mlx_speech.types import Segment, Span
 _SHORTEST = 0.4  # seconds: a shorter leftover holds no phrase, and silence invites inventions
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What a batch of windows says, the stretches that are still to be read, and each window's language."""
+
+    segments: list[Segment]
+    leftovers: list[Span]
+    languages: list[str]
+
+
+Keep = Callable[[str, Callable[[], Batch]], Batch]
+"""Given a part's name and what computes it, answers the part, perhaps from an earlier run."""
+
+
 def transcribe_spans(
     model: Whisper,
     tokenizer: Tokenizer,
@@ -29,6 +43,7 @@ def transcribe_spans(
     spans: Sequence[Span],
     options: TranscribeOptions,
     progress: Callable[[float], None] | None = None,
+    keep: Keep | None = None,
 ) -> tuple[list[Segment], str | None]:
     """Transcribe stretches of a recording.
 
@@ -39,6 +54,7 @@ def transcribe_spans(
         spans: stretches of at most 30 s, in seconds.
         options: how.
         progress: told the seconds of spans finished so far.
+        keep: given each batch's name and what computes it; answers it, perhaps from an earlier run.
 
     Returns:
         Segments in time order, and the language (``None`` where there is no span).
@@ -51,22 +67,19 @@ def transcribe_spans(
     language = "en" if not tokenizer.multilingual else options.language
     segments: list[Segment] = []
     heard: dict[str, float] = {}
-    finished = 0.0
+    finished, number = 0.0, 0
     while queue:
         batch = [queue.popleft() for _ in range(min(options.batch_size, len(queue)))]
-        features = encode(model, [_cut(audio, span) for span in batch])
-        if language is None:
-            found = detect_language(model, tokenizer, features)
-            languages = _languages(found, batch, options.multilingual)
-            language = None if options.multilingual else languages[0]
-        else:
-            languages = [language] * len(batch)
-        placed, leftovers = _transcribe_batch(model, tokenizer, features, batch, languages, options)
-        segments.extend(placed)
-        queue.extendleft(reversed(leftovers))
-        for code, span in zip(languages, batch, strict=True):
+        work = partial(_decode_batch, model, tokenizer, audio, batch, language, options)
+        done = keep(f"windows-{number:05d}", work) if keep else work()
+        number += 1
+        if not options.multilingual:
+            language = done.languages[0]
+        segments.extend(done.segments)
+        queue.extendleft(reversed(done.leftovers))
+        for code, span in zip(done.languages, batch, strict=True):
             heard[code] = heard.get(code, 0.0) + span.duration
-        finished += sum(s.duration for s in batch) - sum(s.duration for s in leftovers)
+        finished += sum(s.duration for s in batch) - sum(s.duration for s in done.leftovers)
         if progress:
             progress(finished)
     return sorted(segments, key=lambda s: (s.start, s.end)), main_language(heard)
@@ -75,6 +88,25 @@ def transcribe_spans(
 def main_language(heard: dict[str, float]) -> str | None:
     """The language that most seconds were in."""
     return max(heard, key=lambda code: heard[code]) if heard else None
+
+
+def _decode_batch(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    audio: np.ndarray,
+    spans: Sequence[Span],
+    language: str | None,
+    options: TranscribeOptions,
+) -> Batch:
+    """Hear a batch of windows, find their languages where none is known, and write what they say."""
+    features = encode(model, [_cut(audio, span) for span in spans])
+    if language is None:
+        found = detect_language(model, tokenizer, features)
+        languages = _languages(found, spans, options.multilingual)
+    else:
+        languages = [language] * len(spans)
+    segments, leftovers = _transcribe_batch(model, tokenizer, features, spans, languages, options)
+    return Batch(segments, leftovers, languages)
 
 
 def check_ability(tokenizer: Tokenizer, options: TranscribeOptions) -> None:

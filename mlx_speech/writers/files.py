@@ -37,6 +37,23 @@ def replace_file(path: Path, text: str) -> None:
         ) from error
 
 
+def prepare_folder(folder: Path) -> None:
+    """Make a folder, and try whether files can be put there before work is done for them.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{folder}: results cannot be written there ({error}); make it writable or take another folder."
+        ) from error
+
+
 def _write_special(path: Path, text: str) -> None:
     """Write through a device or pipe such as ``/dev/stdout``: replacing it would destroy it."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:

@@ -1,0 +1,162 @@
+"""Finished parts of a run, kept beside its output: a run that was broken off goes on from them.
+
+A journal is a folder whose name is made of the samples, the options and the models, so that parts of another
+run are never taken for one's own. Parts are put there whole, and one run at a time holds the folder's lock; a
+second one works without. What a part is made of comes back exactly: JSON keeps every float, NumPy every array.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from mlx_speech.stages.segmentation import Grid, Segmentation
+from mlx_speech.stages.transcribe import Batch
+from mlx_speech.types import Character, Segment, Span, Word
+
+T = TypeVar("T")
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock, and so no journal
+    fcntl = None  # type: ignore[assignment]
+
+
+class JournalWarning(UserWarning):
+    """Finished parts cannot be kept; the run goes on without."""
+
+
+class Codec(Generic[T]):
+    """How one kind of part becomes bytes and comes back."""
+
+    def __init__(self, encode: Callable[[T], bytes], decode: Callable[[bytes], T]) -> None:
+        self.encode, self.decode = encode, decode
+
+
+class Journal:
+    """The parts of one run.
+
+    Args:
+        folder: where the journal's own folder is made; ``None`` keeps nothing.
+        key: what the run is made of, from :func:`journal_key`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, key: str = "") -> None:
+        self.folder = None if folder is None else Path(folder) / f".mlx-speech-{key[:16]}"
+        self._lock: int | None = None
+        if self.folder is not None:
+            self._open(self.folder)
+
+    def _open(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+            if fcntl is None:
+                raise OSError("this system has no file locks")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._give_up("another run is at work on the same recording in the same way")
+        except OSError as error:
+            self._give_up(str(error))
+
+    def _give_up(self, why: str) -> None:
+        warnings.warn(f"{self.folder}: finished parts are not kept ({why}).", JournalWarning, stacklevel=4)
+        self.folder = None
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Remove the parts if the result is there; otherwise leave them for the next run."""
+        if kind is None and self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._release()
+
+    def keep(self, name: str, compute: Callable[[], T], codec: Codec[T]) -> T:
+        """The part of that name: as an earlier run left it, or computed now and kept."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / name
+        try:
+            return codec.decode(path.read_bytes())
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            value = compute()  # not there, or cut short by a power failure
+        temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+        try:
+            temporary.write_bytes(codec.encode(value))
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            self._give_up(str(error))
+        return value
+
+
+def journal_key(samples: np.ndarray, models: Sequence[Any], options: Sequence[Any]) -> str:
+    """A digest of the samples, of the files that models were loaded from, and of the options' text."""
+    digest = hashlib.sha256(np.ascontiguousarray(samples).data)
+    for model in models:
+        origin = getattr(model, "origin", None)
+        files = sorted(origin.folder.iterdir()) if origin is not None and origin.folder.is_dir() else []
+        stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+        digest.update(repr((type(model).__name__, getattr(model, "config", None), stats)).encode())
+    digest.update(repr(list(options)).encode())
+    return digest.hexdigest()
+
+
+def _word(value: dict[str, Any]) -> Word:
+    characters = tuple(Character(**c) for c in value["characters"])
+    return Word(**value | {"characters": characters, "overlap_speakers": tuple(value["overlap_speakers"])})
+
+
+def _segment(value: dict[str, Any]) -> Segment:
+    words = tuple(_word(word) for word in value["words"])
+    return Segment(**value | {"words": words, "tokens": tuple(value["tokens"])})
+
+
+def _plain(value: Any) -> bytes:
+    return json.dumps(value, default=lambda x: x.item()).encode()  # NumPy's scalars
+
+
+def _arrays(segmentation: Segmentation) -> bytes:
+    buffer = io.BytesIO()
+    names = ("scores", "active", "votes", "speech")
+    grid = np.array(list(asdict(segmentation.grid).values()))
+    np.savez(buffer, grid=grid, **{n: getattr(segmentation, n) for n in names})
+    return buffer.getvalue()
+
+
+def _segmentation(data: bytes) -> Segmentation:
+    with np.load(io.BytesIO(data)) as found:
+        arrays = {name: found[name] for name in found.files}
+    return Segmentation(grid=Grid(*map(float, arrays.pop("grid"))), **arrays)
+
+
+def _batch(data: bytes) -> Batch:
+    value = json.loads(data)
+    return Batch(
+        [_segment(s) for s in value["segments"]],
+        [Span(**s) for s in value["leftovers"]],
+        list(value["languages"]),
+    )
+
+
+BATCH: Codec[Batch] = Codec(lambda batch: _plain(asdict(batch)), _batch)
+SEGMENTATION: Codec[Segmentation] = Codec(_arrays, _segmentation)
