@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 import mlx_speech
+from mlx_speech.cli.spellings import translated
 from mlx_speech.errors import MLXSpeechError, OptionError
 from mlx_speech.pipeline import Progress
 
@@ -92,7 +93,7 @@ def run(application: typer.Typer) -> None:
     """Run a command; what this library raises on purpose is told in one line, not as a traceback."""
     warnings.showwarning = _show_warning
     try:
-        application()
+        application(translated(sys.argv[1:]))
     except OptionError as error:
         complain(str(error))
         sys.exit(MISUSED)

@@ -1,7 +1,8 @@
 """Who says each word: what the diarization knows at each frame, and the likeliest course of a talk.
 
-A word's evidence is how likely each speaker talks while it is said: the mean of the frames' posteriors, and
-the share of its time that the exclusive diarization gives to each. The words' speakers are those of the best
+A word's evidence is how likely each speaker talks while it is said: the mean of the frames' posteriors. The
+share of its time that the exclusive diarization gives to each can be mixed in; measured, that is worse
+(parity/BENCH_SPEAKERS.md). The words' speakers are those of the best
 path through all words, where a change of speaker costs: much within a phrase, less after a pause or at the end
 of a sentence. So a boundary that lies within a word, or a word time that is off, moves to where people change.
 
@@ -43,7 +44,7 @@ class SpeakerOptions:
         OptionError: names the argument out of range.
     """
 
-    exclusive: float = 0.5
+    exclusive: float = 0.0
     switch: float = 2.0
     switch_at_pause: float = 0.5
     switch_at_sentence: float = 0.5
