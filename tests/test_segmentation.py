@@ -109,7 +109,7 @@ def test_windows_hold_the_samples_and_then_silence(samples, step, first):
     grid = Grid(step=step)
     total = num_windows(samples, grid)
     first = min(first, total - 1)
-    found = cut(audio, grid, first, total)
+    found = np.array(cut(audio, grid, first, total))
     assert found.shape == (total - first, 160_000)
     for row, start in zip(found, (np.arange(first, total) * step * 16000).astype(int), strict=True):
         held = audio[start : start + 160_000]

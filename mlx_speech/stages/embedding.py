@@ -18,7 +18,7 @@ from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.features import FBANK_HOP, FBANK_WINDOW, kaldi_fbank
 from mlx_speech.models.wespeaker import WeSpeaker
-from mlx_speech.stages.segmentation import Segmentation, views
+from mlx_speech.stages.segmentation import Segmentation, cut
 
 _SHRINK = 8  # fbank frames a trunk frame
 _CONTEXT = 14  # trunk frames: half of what one of them hears, so that blocks do not show
@@ -87,7 +87,7 @@ def _each(
     talking = np.flatnonzero(masks.any((1, 2)))
     for at in range(0, len(talking), batch_size):
         rows = talking[at : at + batch_size]
-        audio = views(samples, segmentation.grid, int(rows[0]), int(rows[-1]) + 1)[mx.array(rows - rows[0])]
+        audio = cut(samples, segmentation.grid, int(rows[0]), int(rows[-1]) + 1)[mx.array(rows - rows[0])]
         yield rows, np.array(model.embed(audio, mx.array(masks[rows])))
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
@@ -147,14 +146,11 @@ def num_windows(num_samples: int, grid: Grid) -> int:
     return 0 if num_samples == 0 else 1 + max(0, -(-(num_samples - size) // step))
 
 
-def cut(samples: np.ndarray, grid: Grid, first: int, last: int) -> np.ndarray:
-    """Windows ``first`` to ``last`` (excluded), (last - first, window) float32, silence after the end."""
-    size, step = round(grid.window * SAMPLE_RATE), round(grid.step * SAMPLE_RATE)
-    return sliding_window_view(_piece(samples, first * step, (last - 1) * step + size), size)[::step]
+def cut(samples: np.ndarray, grid: Grid, first: int, last: int) -> mx.array:
+    """Windows ``first`` to ``last`` (excluded), (last - first, window) float32, silence after the end.
 
-
-def views(samples: np.ndarray, grid: Grid, first: int, last: int) -> mx.array:
-    """What :func:`cut` gives, on the device: each sample goes there once, however many windows share it."""
+    Views on the device: each sample goes there once, however many windows share it.
+    """
     size, step = round(grid.window * SAMPLE_RATE), round(grid.step * SAMPLE_RATE)
     piece = mx.array(_piece(samples, first * step, (last - 1) * step + size))
     return mx.as_strided(piece, (last - first, size), (step, 1))
@@ -177,7 +173,7 @@ def _outputs(
     total = num_windows(len(samples), grid)
     for first in range(0, total, batch_size):
         last = min(first + batch_size, total)
-        yield np.array(model(views(samples, grid, first, last)))
+        yield np.array(model(cut(samples, grid, first, last)))
         if progress:
             progress(min((last - 1) * grid.step + grid.window, len(samples) / SAMPLE_RATE))
 
