@@ -35,13 +35,16 @@ def recording(minutes: float, path: Path) -> Path:
     """A 16-bit WAV file of that length, written block by block so that it leaves no memory behind."""
     from mlx_speech.audio import stream_audio
 
+    sessions = sorted(DATA.glob(SESSIONS))
+    if not sessions:
+        raise SystemExit(f"no {SESSIONS} in {DATA}: set MLX_SPEECH_DATA")
     left = round(minutes * 60 * RATE)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE)
         while left:
-            for session in sorted(DATA.glob(SESSIONS)):
+            for session in sessions:
                 for block in stream_audio(session):
                     part = block[:left]
                     file.writeframes(np.clip(np.rint(part * 32768), -32768, 32767).astype("<i2").tobytes())

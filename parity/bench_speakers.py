@@ -171,6 +171,8 @@ def report(transcripts: dict[Path, Transcript], meetings: dict[Path, Any]) -> st
 
 def main() -> None:
     warnings.filterwarnings("ignore")
+    if not any((DATA / "audio").glob(CLIPS[0])):
+        sys.exit(f"no recordings in {DATA}: set MLX_SPEECH_DATA")
     transcriber = Transcriber.load("whisper-tiny.en", align="auto", diarize=True)
     transcripts = {a: transcriber.transcribe(a) for c in CLIPS for a in sorted((DATA / "audio").glob(c))}
     diarizer = transcriber.diarizer
