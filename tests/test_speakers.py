@@ -157,3 +157,8 @@ def test_options_out_of_range_are_named():
         SpeakerOptions(exclusive=2)
     with pytest.raises(OptionError, match="switch is -1"):
         SpeakerOptions(switch=-1)
+
+
+def test_whole_numbers_are_costs_like_others():
+    words = [Word("a.", 0.0, 1.0, 1.0), Word("b", 1.0, 2.0, 1.0)]
+    assert switch_costs(words, SpeakerOptions(switch=2, switch_at_sentence=0.5))[1] == 0.5

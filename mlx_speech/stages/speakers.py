@@ -46,8 +46,8 @@ class SpeakerOptions:
 
     exclusive: float = 0.0
     switch: float = 2.0
-    switch_at_pause: float = 0.5
-    switch_at_sentence: float = 0.5
+    switch_at_pause: float = 0.0
+    switch_at_sentence: float = 0.0
     pause: float = 0.3
     overlap: float = 0.5
 
@@ -150,7 +150,7 @@ def _membership(turns: Sequence[Turn], diarization: Diarization) -> np.ndarray:
 
 def switch_costs(words: Sequence[Word], options: SpeakerOptions) -> np.ndarray:
     """What a change of speaker costs before each word, (W,) float64; the first one's is never asked for."""
-    costs = np.full(len(words), options.switch)
+    costs = np.full(len(words), float(options.switch))
     for n in range(1, len(words)):
         before, word = words[n - 1], words[n]
         if word.start - before.end >= options.pause:
