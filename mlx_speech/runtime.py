@@ -177,6 +177,14 @@ def plain_recurrence() -> bool:
     return value == "plain"
 
 
+def gpu_memory() -> int:
+    """The GPU's memory in bytes, on a Mac all of the machine's; 0 where MLX does not tell."""
+    import mlx.core as mx
+
+    info = mx.device_info()  # Metal and CUDA give it different names
+    return int(info.get("memory_size") or info.get("total_memory") or 0)
+
+
 def resolve_dtype(dtype: str | None, half: bool) -> mx.Dtype:
     """The dtype to compute in.
 

@@ -52,19 +52,6 @@ def recording(minutes: float, path: Path) -> Path:
     return path
 
 
-class Stopwatch:
-    """Wall time by stage, from what the pipeline reports: the time up to a report is its stage's."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-        self.last = perf_counter()
-
-    def __call__(self, stage: str, done: float, total: float) -> None:
-        now = perf_counter()
-        self.stages[stage] = self.stages.get(stage, 0.0) + now - self.last
-        self.last = now
-
-
 def peak_mb() -> float:
     """The most memory that this process held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -76,6 +63,7 @@ def measure(minutes: float, model: str, preset: str) -> dict[str, Any]:
     import mlx.core as mx
 
     from mlx_speech import Transcriber
+    from mlx_speech.cli.bench import Stopwatch
 
     with tempfile.TemporaryDirectory() as folder:
         audio = recording(minutes, Path(folder) / "recording.wav")
@@ -94,10 +82,10 @@ def measure(minutes: float, model: str, preset: str) -> dict[str, Any]:
         "wall_s": round(wall, 2),
         "cpu_s": round(cpu, 2),
         "times_real_time": round(60 * minutes / wall, 2),
-        "stages_s": {stage: round(seconds, 2) for stage, seconds in watch.stages.items()},
+        "stages_s": {stage: round(seconds, 2) for stage, seconds in watch.seconds.items()},
         "loaded_mb": round(loaded),
         "peak_mb": round(peak_mb()),
-        "mlx_peak_mb": round(mx.get_peak_memory() / 2**20),
+        "mlx_peak_mb": round(max(watch.peak.values()) / 2**20),
         "words": len(transcript.words),
         "speakers": len(transcript.speakers),
     }

@@ -198,7 +198,13 @@ def test_convert_then_load_gives_the_same_model(run, tmp_path):
     target = tmp_path / "vad"
     code, _, err = run(convert_cli.main, "convert", "silero-vad", target)
     assert code == 0, err
-    assert sorted(p.name for p in target.iterdir()) == ["config.json", "model.safetensors"]
+    assert {p.name for p in target.iterdir()} == {
+        "LICENSE",
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "parity.json",
+    }
     audio = mx.random.normal((16_000,), key=mx.random.key(0)) * 0.1
     ours, original = load(str(target)), load("silero-vad")
     assert ours.origin.layout == "mlx_speech"

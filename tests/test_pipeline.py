@@ -197,3 +197,11 @@ def test_speakers_can_be_left_out_but_not_without_a_diarizer(diarizing, transcri
     assert diarizing.transcribe(load_audio(CLIP)[: 3 * SAMPLE_RATE], diarize=False).diarization is None
     with pytest.raises(OptionError, match="load it with diarize=True"):
         transcriber.transcribe("does-not-exist.wav", diarize=True)
+
+
+@pytest.mark.parametrize(("memory", "windows"), [(0, 8), (8 << 30, 29), (80 << 30, 64)])
+def test_a_gpu_decodes_what_its_memory_bears(transcriber, monkeypatch, memory, windows):
+    assert stage.windows_together(transcriber.whisper) == 8
+    monkeypatch.setattr(stage.runtime, "on_cpu", lambda: False)
+    monkeypatch.setattr(stage.runtime, "gpu_memory", lambda: memory)
+    assert stage.windows_together(transcriber.whisper) == windows

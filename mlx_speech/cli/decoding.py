@@ -35,7 +35,9 @@ _CHOICES: dict[str, Any] = {
     "language": Language,
     "task": _choice(Task, "'translate' writes English.", None),
     "words": _choice(bool, "Time each word.", None, "--words/--no-words"),
-    "batch_size": _choice(int, "Windows of 30 s decoded together.", None),
+    "batch_size": _choice(
+        int | None, "Windows of 30 s decoded together; 8 on a CPU, what fits on a GPU by default.", None
+    ),
     "multilingual": _choice(bool, "Detect the language of each window anew.", None, "--multilingual"),
     "temperature": _choice(str, "Tried in turn where decoding fails.", _DECODING),
     "compression_ratio_threshold": _choice(float, "Above it, text is taken for a loop.", _DECODING),

@@ -10,6 +10,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
+from mlx_speech import runtime
 from mlx_speech.errors import OptionError
 from mlx_speech.features import SAMPLE_RATE, log_mel, pad_or_trim
 from mlx_speech.models.whisper import Whisper
@@ -20,6 +21,7 @@ from mlx_speech.stages.timing import Window, word_times
 from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
 from mlx_speech.types import Segment, Span
 
+_ON_CPU, _MOST_ON_GPU = 8, 64  # windows at once
 _SHORTEST = 0.4  # seconds: a shorter leftover holds no phrase, and silence invites inventions
 
 
@@ -68,10 +70,11 @@ def transcribe_spans(
     segments: list[Segment] = []
     heard: dict[str, float] = {}
     finished, number = 0.0, 0
+    together = options.batch_size or windows_together(model)
     while queue:
-        batch = [queue.popleft() for _ in range(min(options.batch_size, len(queue)))]
+        batch = [queue.popleft() for _ in range(min(together, len(queue)))]
         work = partial(_decode_batch, model, tokenizer, audio, batch, language, options)
-        done = keep(f"windows-{number:05d}", work) if keep else work()
+        done = keep(f"windows-{together}-{number:05d}", work) if keep else work()
         number += 1
         if not options.multilingual:
             language = done.languages[0]
@@ -83,6 +86,18 @@ def transcribe_spans(
         if progress:
             progress(finished)
     return sorted(segments, key=lambda s: (s.start, s.end)), main_language(heard)
+
+
+def windows_together(model: Whisper) -> int:
+    """How many windows are decoded at once where nobody says: what the device bears.
+
+    On a GPU what decoding keeps of the audio, each layer's keys and values, takes a sixteenth of its memory.
+    """
+    if runtime.on_cpu():
+        return _ON_CPU
+    c = model.config
+    window = 2 * c.n_text_layer * c.n_audio_ctx * c.n_text_state * model.dtype.size
+    return min(max(runtime.gpu_memory() // (16 * window), _ON_CPU), _MOST_ON_GPU)
 
 
 def main_language(heard: dict[str, float]) -> str | None:
