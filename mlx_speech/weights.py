@@ -92,11 +92,6 @@ class Rule:
             return ()
         return (self.targets,) if isinstance(self.targets, str) else self.targets
 
-    @cached_property
-    def regexes(self) -> tuple[re.Pattern[str], ...]:
-        """The source patterns, compiled."""
-        return tuple(compile_pattern(p) for p in self.source_patterns)
-
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """A pattern of keys as a regular expression; equal holes match equal numbers."""
@@ -172,9 +167,34 @@ def plan(rules: Sequence[Rule], keys: Iterable[str], where: str = "checkpoint") 
         CheckpointError: keys without a rule, keys that two rules claim, rules without a key, or a rule
             whose companion keys are missing. All of them are named at once.
     """
-    keys = list(keys)
-    present = set(keys)
-    claims: dict[str, int] = dict.fromkeys(keys, 0)
+    return _plan(rules, _Keys(keys), where)
+
+
+class _Keys:
+    """A checkpoint's keys by their outline, so that a pattern meets only those that it may match."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.all = dict.fromkeys(keys)
+        self._alike: dict[str, list[str]] = {}
+        for key in self.all:
+            self._alike.setdefault(_DIGITS.sub("#", key), []).append(key)
+
+    def matching(self, pattern: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """The keys that a pattern matches, and what stands in its holes."""
+        alike = self._alike.get(_HOLES_OR_DIGITS.sub("#", pattern))
+        if alike:
+            regex = compile_pattern(pattern)
+            for key in alike:
+                if match := regex.fullmatch(key):
+                    yield key, match.groupdict()
+
+
+_DIGITS = re.compile(r"\d+")
+_HOLES_OR_DIGITS = re.compile(r"(?:\{\w+\}|\d)+")
+
+
+def _plan(rules: Sequence[Rule], keys: _Keys, where: str) -> Plan:
+    claims: dict[str, int] = dict.fromkeys(keys.all, 0)
     steps: list[Step] = []
     dropped: list[str] = []
     problems = _Problems()
@@ -185,7 +205,7 @@ def plan(rules: Sequence[Rule], keys: Iterable[str], where: str = "checkpoint") 
             missing.extend(rule.source_patterns)
         for holes in found:
             sources = tuple(_fill(p, holes) for p in rule.source_patterns)
-            missing.extend(s for s in sources if s not in present)
+            missing.extend(s for s in sources if s not in claims)
             for s in sources:
                 if s in claims:
                     claims[s] += 1
@@ -201,15 +221,12 @@ def plan(rules: Sequence[Rule], keys: Iterable[str], where: str = "checkpoint") 
     return Plan(tuple(steps), tuple(dropped))
 
 
-def _instances(rule: Rule, keys: Sequence[str]) -> list[dict[str, str]]:
+def _instances(rule: Rule, keys: _Keys) -> list[dict[str, str]]:
     """Every distinct set of layer numbers for which some source key of the rule is there."""
     found: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    for regex in rule.regexes:
-        for key in keys:
-            match = regex.fullmatch(key)
-            if match:
-                holes = match.groupdict()
-                found.setdefault(tuple(sorted(holes.items())), holes)
+    for pattern in rule.source_patterns:
+        for _, holes in keys.matching(pattern):
+            found.setdefault(tuple(sorted(holes.items())), holes)
     return list(found.values())
 
 
@@ -223,14 +240,14 @@ def find_layout(layouts: Sequence[Layout], keys: Iterable[str], where: str = "ch
     Raises:
         CheckpointError: none resolves (the message tells the nearest one's problems), or two do.
     """
-    keys = list(keys)
+    grouped = _Keys(keys)
     fits, reasons = [], []
     for layout in layouts:
         try:
-            plan(layout.rules, keys, where)
+            _plan(layout.rules, grouped, where)
             fits.append(layout)
         except CheckpointError as error:
-            reasons.append((-_overlap(layout, keys), layout.name, str(error)))
+            reasons.append((-_overlap(layout, grouped), layout.name, str(error)))
     if len(fits) == 1:
         return fits[0]
     if fits:
@@ -239,8 +256,9 @@ def find_layout(layouts: Sequence[Layout], keys: Iterable[str], where: str = "ch
     raise CheckpointError(f"{reason} (nearest layout: {name}; known: {', '.join(x.name for x in layouts)})")
 
 
-def _overlap(layout: Layout, keys: Sequence[str]) -> int:
-    return sum(any(r.fullmatch(k) for rule in layout.rules for r in rule.regexes) for k in keys)
+def _overlap(layout: Layout, keys: _Keys) -> int:
+    patterns = (p for rule in layout.rules for p in rule.source_patterns)
+    return len({key for pattern in patterns for key, _ in keys.matching(pattern)})
 
 
 def convert(

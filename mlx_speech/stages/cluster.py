@@ -17,9 +17,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
+import scipy  # its parts are loaded when first used: half of this package's import otherwise
 
 from mlx_speech.errors import OptionError
 from mlx_speech.stages.vbx import PLDA, vbx
@@ -204,7 +202,7 @@ def linked(embeddings: np.ndarray, threshold: float, max_linked: int) -> np.ndar
     """Centroid linkage of unit embeddings cut at a distance: (n, D) → (n,) labels from 0 on."""
     unit = unit_rows(embeddings)
     some = _thinned(len(unit), max_linked)
-    labels = fcluster(_tree(unit[some]), threshold, criterion="distance")
+    labels = scipy.cluster.hierarchy.fcluster(_tree(unit[some]), threshold, criterion="distance")
     return _spread(unit, some, np.unique(labels, return_inverse=True)[1])
 
 
@@ -224,7 +222,7 @@ def _tree(unit: np.ndarray) -> np.ndarray:
         for n, row in enumerate(np.sqrt(block, out=block)):
             start, end = end, end + len(row) - n - 1
             distances[start:end] = row[n + 1 :]
-    return linkage(distances, method="centroid")
+    return scipy.cluster.hierarchy.linkage(distances, method="centroid")
 
 
 _ROWS = 1024  # rows of distances computed together: bounds memory
@@ -244,7 +242,7 @@ def _spread(unit: np.ndarray, some: np.ndarray, labels: np.ndarray) -> np.ndarra
     """Labels of all rows from those of some: the others join the nearest cluster."""
     if len(some) == len(unit):
         return labels
-    every = cdist(unit, means(unit[some], labels), "cosine").argmin(1)
+    every = scipy.spatial.distance.cdist(unit, means(unit[some], labels), "cosine").argmin(1)
     every[some] = labels
     return every
 
@@ -281,7 +279,7 @@ def _by_ahc(chosen: np.ndarray, options: AHCOptions, bounds: Bounds) -> np.ndarr
     some = _thinned(len(unit), options.max_linked)
     size = min(options.min_cluster_size, max(1, round(0.1 * len(some))))
     tree = _tree(unit[some])
-    raw = fcluster(tree, options.threshold, criterion="distance")
+    raw = scipy.cluster.hierarchy.fcluster(tree, options.threshold, criterion="distance")
     found = int((np.bincount(raw) >= size).sum())
     wanted = int(min(max(found, bounds.least), bounds.most))
     if found != wanted:
@@ -290,7 +288,7 @@ def _by_ahc(chosen: np.ndarray, options: AHCOptions, bounds: Bounds) -> np.ndarr
             return means(chosen, kmeans(unit, wanted))
         steps = tree.copy()
         steps[:, 2] = np.arange(len(tree))  # cut after so many mergers instead of at a distance
-        raw = fcluster(steps, step, criterion="distance")
+        raw = scipy.cluster.hierarchy.fcluster(steps, step, criterion="distance")
     return means(chosen, _spread(unit, some, absorbed(unit[some], raw, size)))
 
 
@@ -314,7 +312,7 @@ def absorbed(unit: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
     centres = means(unit, labels)
     target = np.arange(len(counts))
     if not large.all():
-        nearest = cdist(centres[large], centres[~large], "cosine").argmin(0)
+        nearest = scipy.spatial.distance.cdist(centres[large], centres[~large], "cosine").argmin(0)
         target[~large] = np.flatnonzero(large)[nearest]
     return np.unique(target[labels], return_inverse=True)[1]
 
@@ -336,7 +334,7 @@ def assign(
     """
     windows, speakers, _ = embeddings.shape
     rows = embeddings.reshape(windows * speakers, -1)
-    similar = 2 - cdist(rows, centroids, "cosine").reshape(windows, speakers, -1)
+    similar = 2 - scipy.spatial.distance.cdist(rows, centroids, "cosine").reshape(windows, speakers, -1)
     heard = similar[talking]
     floor = float(np.nanmin(heard)) if np.isfinite(heard).any() else 0.0
     if not constrained:
@@ -344,7 +342,7 @@ def assign(
     similar = np.where(talking[:, :, None], np.nan_to_num(similar, nan=floor), floor - 1)
     labels = np.full((windows, speakers), NOBODY)
     for window, gain in enumerate(similar):
-        who, where = linear_sum_assignment(gain, maximize=True)
+        who, where = scipy.optimize.linear_sum_assignment(gain, maximize=True)
         labels[window, who] = where
     return labels
 
@@ -359,7 +357,7 @@ def _all_present(
         return labels
     labels = labels.copy()
     places = np.argwhere(usable)
-    distances = cdist(embeddings[usable], centroids, "cosine")
+    distances = scipy.spatial.distance.cdist(embeddings[usable], centroids, "cosine")
     for missing in np.flatnonzero(sizes == 0):
         own = labels[usable]
         spare = (own < 0) | (sizes[own] > 1)
@@ -393,11 +391,11 @@ def _seeds(rows: np.ndarray, count: int, random: np.random.RandomState) -> np.nd
     """First centres: each the best of a few drawn with the chance of their squared distance."""
     n = len(rows)
     chosen = [int(random.choice(n, p=np.full(n, 1 / n)))]
-    nearest = cdist(rows[chosen], rows, "sqeuclidean")[0]
+    nearest = scipy.spatial.distance.cdist(rows[chosen], rows, "sqeuclidean")[0]
     for _ in range(1, count):
         drawn = random.uniform(size=2 + int(math.log(count))) * nearest.sum()
         candidates = np.minimum(np.searchsorted(np.cumsum(nearest), drawn), n - 1)
-        then = np.minimum(nearest, cdist(rows[candidates], rows, "sqeuclidean"))
+        then = np.minimum(nearest, scipy.spatial.distance.cdist(rows[candidates], rows, "sqeuclidean"))
         winner = int(then.sum(1).argmin())
         chosen.append(int(candidates[winner]))
         nearest = then[winner]
@@ -409,7 +407,7 @@ def _lloyd(rows: np.ndarray, centres: np.ndarray, max_iterations: int = 300) -> 
     labels = np.full(len(rows), -1)
     distances = np.zeros((len(rows), len(centres)))
     for _ in range(max_iterations):
-        distances = cdist(rows, centres, "sqeuclidean")
+        distances = scipy.spatial.distance.cdist(rows, centres, "sqeuclidean")
         now = _filled(distances)
         if np.array_equal(now, labels):
             break

@@ -14,8 +14,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import scipy  # its parts are loaded when first used: half of this package's import otherwise
 from mlx.utils import tree_flatten
-from scipy.optimize import linear_sum_assignment
 
 from mlx_speech.stages.cluster import check
 from mlx_speech.types import Diarization, Identity, Span, Turn, Voice
@@ -69,7 +69,7 @@ def identify(
     threshold = (options or IdentifyOptions()).threshold
     cosines = similarities(embeddings, np.stack([v.embedding for v in known]))
     # what is not alike enough is worth nothing, so that it never takes somebody's place
-    speakers, voices = linear_sum_assignment(np.maximum(cosines - threshold, 0), maximize=True)
+    speakers, voices = scipy.optimize.linear_sum_assignment(np.maximum(cosines - threshold, 0), maximize=True)
     heard = np.linalg.norm(embeddings, axis=1) > 0
     return tuple(
         Identity(known[v].name, labels[k], float(cosines[k, v]), confidence(float(cosines[k, v])))

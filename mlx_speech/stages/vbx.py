@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+import scipy  # its parts are loaded when first used: half of this package's import otherwise
 
 from mlx_speech.errors import CheckpointError
 
@@ -118,7 +118,7 @@ def vbx(
     """
     guess = np.zeros((len(start), int(start.max()) + 1))
     guess[np.arange(len(start)), start] = smoothing
-    gamma = softmax(guess, axis=1)
+    gamma = scipy.special.softmax(guess, axis=1)
     priors = np.full(gamma.shape[1], 1 / gamma.shape[1])
     constant = -0.5 * ((features**2).sum(1, keepdims=True) + features.shape[1] * math.log(2 * math.pi))
     rho = features * np.sqrt(phi)  # (18)
@@ -128,7 +128,7 @@ def vbx(
         alpha = fa / fb * precision * (gamma.T @ rho)  # (16)
         heard = fa * (rho @ alpha.T - 0.5 * (precision + alpha**2) @ phi + constant)  # (23)
         joint = heard + np.log(priors + 1e-8)
-        evidence = logsumexp(joint, axis=1, keepdims=True)
+        evidence = scipy.special.logsumexp(joint, axis=1, keepdims=True)
         gamma = np.exp(joint - evidence)
         priors = gamma.sum(0) / gamma.sum()
         bounds.append(float(evidence.sum() + fb * 0.5 * (np.log(precision) - precision - alpha**2 + 1).sum()))
