@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ _DTYPES = {
     1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64",
     12: "U32", 16: "BF16",
 }  # fmt: skip
-_ANONYMOUS = re.compile(r"onnx::\w+")  # what torch calls a weight that it folded something into
+# what torch calls a weight that it folded something into; a bare number before its release 1.12
+_ANONYMOUS = re.compile(r"onnx::\w+|\d+")
 _DEEPEST = 16  # graphs within graphs
 
 Span = tuple[int, int]  # first byte in the file, and the one behind the last
@@ -30,13 +32,15 @@ Span = tuple[int, int]  # first byte in the file, and the one behind the last
 class _Graph:
     tensors: dict[str, Stored] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)  # tensor: "node:number of the input"
+    counts: Counter[str] = field(default_factory=Counter)  # nodes of each kind so far
 
 
 def read_onnx(path: Path) -> Tensors:
     """Open an ONNX model: its initializers, and the constants that its nodes name.
 
     A weight without a name of its own (``onnx::Conv_275``) goes by the node that takes it and the number of
-    the input: ``/conv1/Conv:1``.
+    the input: ``/conv1/Conv:1``. A node that tells only its kind and a running number (``Conv_16``, as torch
+    wrote before 1.13) goes by its place among those of its kind: ``Conv.0:1``.
 
     Raises:
         CheckpointError: a damaged file, or tensors kept in another file.
@@ -83,7 +87,10 @@ def _read_node(path: Path, data: mmap.mmap, span: Span, graph: _Graph, depth: in
                     _read_graph(path, data, part, graph, depth + 1)
                 elif inner == 5 and isinstance(part, tuple):
                     constants.append(part)
-    name = "".join(texts[3])
+    name, kind = "".join(texts[3]), "".join(texts[4])
+    if re.fullmatch(rf"{re.escape(kind)}_\d+", name):
+        name = f"{kind}.{graph.counts[kind]}"
+    graph.counts[kind] += 1
     for n, source in enumerate(texts[1]):
         graph.users.setdefault(source, f"{name}:{n}")
     if texts[4] == ["Constant"] and constants:

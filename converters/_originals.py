@@ -133,14 +133,71 @@ def _onnx(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
     return {"probabilities": np.concatenate(found, axis=1)}
 
 
+def _kaldi_features(audio: np.ndarray) -> Any:
+    """WeSpeaker's features of 16 kHz audio, by torchaudio, less their mean: (B, L) → (B, T, 80)."""
+    import torch
+    from torchaudio.compliance import kaldi
+
+    settings = {"num_mel_bins": 80, "dither": 0.0, "window_type": "hamming", "use_energy": False}
+    rows = (kaldi.fbank(row[None] * 32768, **settings) for row in torch.from_numpy(audio))
+    features = torch.stack([*rows])
+    return features - features.mean(dim=1, keepdim=True)
+
+
+def _wespeaker(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    """WeSpeaker's own checkpoint in its network, as pyannote.audio carries it."""
+    import torch
+    from pyannote.audio.models.embedding.wespeaker.resnet import BasicBlock, Bottleneck, ResNet
+
+    c = opened.config
+    net = ResNet(
+        Bottleneck if c.bottleneck else BasicBlock,
+        list(c.blocks), c.channels, c.n_mels, c.embedding, two_emb_layer=c.two_layers,
+    )  # fmt: skip
+    state = torch.load(opened.tensors.path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    net.load_state_dict({k.removeprefix("resnet."): v for k, v in state.items() if "projection" not in k})
+    features = _kaldi_features(x["audio"])
+    with torch.inference_mode():
+        frames = net.eval().forward_frames(features)
+        return {
+            "fbank": features.numpy(),
+            "trunk": frames.flatten(1, 2).swapaxes(1, 2).numpy(),
+            "embedding": net(features)[-1].numpy(),
+        }
+
+
+def _wespeaker_onnx(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(opened.tensors.path), providers=["CPUExecutionProvider"])
+    features = _kaldi_features(x["audio"]).numpy()
+    made = session.run(None, {session.get_inputs()[0].name: features})
+    return {"fbank": features, "embedding": made[-1]}
+
+
+def _mlx_whisper(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    """MLX's own port, in float32."""
+    import mlx.core as mx
+    from mlx_whisper.load_models import load_model
+
+    model = load_model(str(opened.folder), dtype=mx.float32)
+    features = model.encoder(mx.array(x["mel"]))
+    logits = model.decoder(mx.array(x["tokens"]), features)[0]
+    return {k: np.array(v.astype(mx.float32)) for k, v in {"encoder": features, "logits": logits}.items()}
+
+
 # the start of a layout's name: (the package that runs it, how)
 _ORIGINALS: dict[str, tuple[str, Run]] = {
     "whisper-huggingface": ("transformers", _hf_whisper),
     "whisper-openai": ("openai-whisper", _openai_whisper),
     "whisper-ctranslate2": ("ctranslate2", _ctranslate2),
+    "whisper-mlx": ("mlx-whisper", _mlx_whisper),
     "wav2vec2": ("transformers", _hf_ctc),
     "pyannet": ("pyannote.audio", _pyannote),
     "wespeaker-pyannote": ("pyannote.audio", _pyannote),
+    "wespeaker-onnx": ("onnxruntime", _wespeaker_onnx),
+    "wespeaker": ("pyannote.audio", _wespeaker),
     "silero-onnx": ("onnxruntime", _onnx),
     "silero-jit": ("torch", _silero_script),
 }

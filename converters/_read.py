@@ -51,7 +51,7 @@ _WEIGHT_FILES = (
     *("model.safetensors", "model.safetensors.index.json", "model.bin", "pytorch_model.bin"),
     *("weights.safetensors", "weights.npz"),
 )
-_OTHERS = ("*.safetensors", "*.pt", "*.ckpt", "*.bin", "*.npz", "*.onnx")
+_OTHERS = ("*.safetensors", "*.pt", "*.ckpt", "*.bin", "*.npz", "*.jit", "*.onnx")
 
 
 def find_weights(folder: Path) -> Path:

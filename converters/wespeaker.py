@@ -1,4 +1,4 @@
-"""WeSpeaker's ResNets: its own ``.pt``, pyannote.audio's wrapper of it, and the int8 form bundled here.
+"""WeSpeaker's ResNets: its ``.pt``, its ONNX export, pyannote.audio's wrapper, and the int8 form bundled here.
 
 Originals: https://github.com/wenet-e2e/wespeaker (Apache-2.0) and
 https://github.com/pyannote/pyannote-audio/tree/4.0.7/src/pyannote/audio/models/embedding/wespeaker (MIT).
@@ -16,8 +16,8 @@ import mlx.core as mx
 from mlx_speech.converters._family import Family
 from mlx_speech.converters._tensors import Tensors
 from mlx_speech.errors import CheckpointError
-from mlx_speech.models.wespeaker import WeSpeaker, WeSpeakerConfig
-from mlx_speech.weights import Layout, Rule, conv
+from mlx_speech.models.wespeaker import VARIANTS, WeSpeaker, WeSpeakerConfig
+from mlx_speech.weights import Layout, Rule, conv, plan
 
 _EPS = 1e-5  # of torch's batch norms
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -73,13 +73,15 @@ def _original(name: str, prefix: str, *extra: Rule) -> Layout:
         rules.append(Rule(keys, (f"{target}.weight", f"{target}.bias"), fold, required))
         rules.append(Rule(f"{prefix}{norm}.num_batches_tracked", None, required=False))
     rules += [Rule(f"{prefix}seg_1.{k}", f"seg_1.{k}") for k in ("weight", "bias")]
-    second = (
-        *(f"{prefix}seg_bn_1.{k}" for k in ("running_mean", "running_var")),
-        *(f"{prefix}seg_2.{k}" for k in ("weight", "bias")),
-    )
-    rules.append(Rule(second, ("seg_2.weight", "seg_2.bias"), fold_before, required=False))
+    rules.append(Rule(_second(prefix), ("seg_2.weight", "seg_2.bias"), fold_before, required=False))
     rules.append(Rule(f"{prefix}seg_bn_1.num_batches_tracked", None, required=False))
     return Layout(name, (*rules, *extra))
+
+
+def _second(prefix: str) -> tuple[str, ...]:
+    """The keys of the second linear layer and of the batch norm before it."""
+    norm = (f"{prefix}seg_bn_1.{k}" for k in ("running_mean", "running_var"))
+    return (*norm, *(f"{prefix}seg_2.{k}" for k in ("weight", "bias")))
 
 
 PYANNOTE = _original("wespeaker-pyannote", "resnet.")
@@ -108,6 +110,83 @@ def _int8() -> Layout:
 
 INT8 = _int8()
 
+# --- ONNX -------------------------------------------------------------------------------------------------
+# the exporter folds the batch norms into the convolutions, whose weights then have no names but their nodes'
+
+
+def subtract(bias: mx.array, mean: mx.array) -> mx.array:
+    """The bias less the mean embedding, which WeSpeaker's export takes off at the end."""
+    if bias.shape != mean.shape:
+        raise ValueError(f"shapes {bias.shape} and {mean.shape} differ")
+    return bias - mean
+
+
+def fold_around(
+    mean: mx.array, variance: mx.array, weight: mx.array, bias: mx.array, centre: mx.array
+) -> list[mx.array]:
+    """:func:`fold_before`, and the mean embedding taken off."""
+    weight, bias = fold_before(mean, variance, weight, bias)
+    return [weight, subtract(bias, centre)]
+
+
+def _head(prefix: str, centred: bool, two_layers: bool) -> tuple[Rule, ...]:
+    """The linear layers; ``centred`` where the export subtracts a mean embedding."""
+    first = tuple(f"{prefix}seg_1.{k}" for k in ("weight", "bias"))
+    second = _second(prefix)
+    rules = [Rule(first[0], "seg_1.weight")]
+    if not centred:
+        rules.append(Rule(first[1], "seg_1.bias"))
+        rules.append(Rule(second, ("seg_2.weight", "seg_2.bias"), fold_before, required=False))
+    elif two_layers:
+        rules.append(Rule(first[1], "seg_1.bias"))
+        rules.append(Rule((*second, "mean_vec"), ("seg_2.weight", "seg_2.bias"), fold_around))
+    else:
+        rules.append(Rule((first[1], "mean_vec"), "seg_1.bias", subtract))
+    return tuple(rules)
+
+
+def _onnx(name: str, scope: str, *, centred: bool = False, two_layers: bool = False) -> Layout:
+    """Nodes that tell their place: ``/model/layer1/layer1.0/conv1/Conv``."""
+    rules = []
+    for source, _, target, required in _places():
+        # "layer1.{i}.shortcut.0" → "layer1/layer1.{i}/shortcut/shortcut.0"
+        stage, _, rest = source.partition(".{i}.")
+        inner = f"{rest.partition('.')[0]}/{rest}" if "." in rest else rest
+        node = f"{scope}/{f'{stage}/{stage}.{{i}}/{inner}' if rest else stage}/Conv"
+        rules += [
+            Rule(f"{node}:1", f"{target}.weight", conv, required),
+            Rule(f"{node}:2", f"{target}.bias", required=required),
+        ]
+    prefix = f"{scope[1:]}." if scope else ""
+    return Layout(name, (*rules, *_head(prefix, centred, two_layers)))
+
+
+def _onnx_by_order(variant: str) -> Layout:
+    """Nodes that tell only their order, which is that of computing; of WeSpeaker's own export."""
+    blocks, bottleneck = VARIANTS[variant]
+    targets = ["conv1"]
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            at = f"stages.{stage}.{block}"
+            targets += [f"{at}.convs.{n}" for n in range(3 if bottleneck else 2)]
+            if not block and (stage or bottleneck):
+                targets.append(f"{at}.shortcut")
+    rules = [
+        rule
+        for n, target in enumerate(targets)
+        for rule in (Rule(f"Conv.{n}:1", f"{target}.weight", conv), Rule(f"Conv.{n}:2", f"{target}.bias"))
+    ]
+    return Layout(f"wespeaker-onnx-by-order-{variant}", (*rules, *_head("model.", True, False)))
+
+
+ONNX = (
+    _onnx("wespeaker-onnx", "/model", centred=True),
+    _onnx("wespeaker-onnx-two-layers", "/model", centred=True, two_layers=True),
+    _onnx("wespeaker-onnx-bare", ""),
+    _onnx("wespeaker-onnx-pyannote", "/resnet"),
+    *(_onnx_by_order(variant) for variant in VARIANTS),
+)
+
 # what the features here are made with; a checkpoint that says otherwise was trained on others
 _FBANK = {
     "sample_rate": 16_000,
@@ -127,14 +206,14 @@ def read_config(tensors: Tensors, folder: Path, layout: Layout) -> WeSpeakerConf
     """Sizes from the tensors; the features' settings, where the checkpoint tells them, are checked."""
     where = str(tensors.path)
     _check_features(tensors.extra.get("hyper_parameters"), where)
-    prefix = "" if layout is WESPEAKER else "resnet."
-    keys = {k.removeprefix(prefix): spec.shape for k, spec in tensors.specs.items()}
-    found = [re.match(r"layer([1-4])\.(\d+)\.", k) for k in keys]
+    steps = {t: s.sources[0] for s in plan(layout.rules, tensors, where).steps for t in s.targets}
+    found = [re.match(r"stages\.(\d)\.(\d+)\.", t) for t in steps]
     places = [(int(m[1]), int(m[2])) for m in found if m]
-    blocks = [1 + max((b for stage, b in places if stage == n), default=-1) for n in range(1, 5)]
-    bottleneck = any(k.startswith("layer1.0.conv3.") for k in keys)
-    channels = keys.get("conv1.weight", (0,))[0]
-    rows = next((s for k, s in keys.items() if k.startswith("seg_1.weight") and len(s) == 2), (0, 0))
+    blocks = [1 + max((b for stage, b in places if stage == n), default=-1) for n in range(4)]
+    bottleneck = any(".convs.2." in t for t in steps)
+    channels, *_ = tensors.specs[steps["conv1.weight"]].shape or (0,)
+    rows = tensors.specs[steps["seg_1.weight"]].shape
+    rows = rows if len(rows) == 2 else (0, 0)
     # stem and pooling: two statistics of n_mels / 8 bands of 8 · channels · expansion features
     width = 2 * 8 * channels * (4 if bottleneck else 1)
     if not width or rows[1] % width or not rows[1]:
@@ -146,7 +225,7 @@ def read_config(tensors: Tensors, folder: Path, layout: Layout) -> WeSpeakerConf
             channels=channels,
             n_mels=rows[1] // width * 8,
             embedding=rows[0],
-            two_layers="seg_2.weight" in keys,
+            two_layers="seg_2.weight" in steps,
         )
     except ValueError as error:
         raise CheckpointError(f"{where}: its tensors make no ResNet of WeSpeaker: {error}") from error
@@ -166,6 +245,6 @@ FAMILY = Family(
     name="wespeaker",
     config_type=WeSpeakerConfig,
     build=WeSpeaker,
-    layouts=(PYANNOTE, WESPEAKER, INT8),
+    layouts=(PYANNOTE, WESPEAKER, INT8, *ONNX),
     read_config=read_config,
 )

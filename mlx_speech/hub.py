@@ -29,6 +29,8 @@ _PATTERNS = [
 ]
 # for repositories that have no safetensors: older ones, CTranslate2's, MLX's first; nothing in them is run
 _OTHER_WEIGHTS = ("pytorch_model.bin", "model.bin", "weights.npz")
+# and for those that have none of these, a single file of the first ending there is: OpenAI's, WeSpeaker's
+_LAST_WEIGHTS = ("*.pt", "*.ckpt", "*.onnx")
 
 
 def locate(name: str) -> Path:
@@ -102,14 +104,17 @@ def fetch_cached(repo: str, revision: str | None = None) -> Path | None:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors")) or any((folder / n).is_file() for n in _OTHER_WEIGHTS)
+    return any(
+        p for pattern in ("*.safetensors", *_OTHER_WEIGHTS, *_LAST_WEIGHTS) for p in folder.glob(pattern)
+    )
 
 
 def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
     """Download a repository's weights and configuration into the Hub's own cache.
 
-    Weights are safetensors, and where there are none ``pytorch_model.bin``, ``model.bin`` or ``weights.npz``.
-    ``HF_HUB_OFFLINE`` and a cached copy are honoured.
+    Weights are safetensors, where there are none ``pytorch_model.bin``, ``model.bin`` or ``weights.npz``, and
+    where there are none of these the only ``.pt``, ``.ckpt`` or ``.onnx``. ``HF_HUB_OFFLINE`` and a cached copy
+    are honoured.
 
     Raises:
         ModelNotFoundError: no such repository or revision, no access, no network, or no weights in it.
@@ -131,6 +136,8 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
         if not _has_weights(folder):
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*_OTHER_WEIGHTS]))
+        if not _has_weights(folder) and (only := _only_weights(repo, revision)):
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[only]))
     except GatedRepoError as error:
         raise ModelNotFoundError(
             f"{what} is gated: accept its terms on the Hub, then log in ('hf auth login')"
@@ -147,10 +154,23 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
         ) from error
     if not _has_weights(folder):
         raise ModelNotFoundError(
-            f"{what} holds neither safetensors nor {', '.join(_OTHER_WEIGHTS)}: fetch it yourself, convert it with "
-            "'mlx-convert convert', and name that folder"
+            f"{what} holds neither safetensors nor {', '.join(_OTHER_WEIGHTS)}, nor one file alone "
+            f"of {', '.join(_LAST_WEIGHTS)}: fetch one yourself, convert it with 'mlx-convert convert', and name "
+            "that folder"
         )
     return folder
+
+
+def _only_weights(repo: str, revision: str | None) -> str | None:
+    """The one file of the first ending that a repository has any of."""
+    from huggingface_hub import HfApi
+
+    names = [str(f.rfilename) for f in HfApi().model_info(repo, revision=revision).siblings or []]
+    for pattern in _LAST_WEIGHTS:
+        found: list[str] = [n for n in names if "/" not in n and n.endswith(pattern[1:])]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def _offline() -> bool:

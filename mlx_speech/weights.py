@@ -181,6 +181,10 @@ class _Keys:
 
     def matching(self, pattern: str) -> Iterator[tuple[str, dict[str, str]]]:
         """The keys that a pattern matches, and what stands in its holes."""
+        if "{" not in pattern:
+            if pattern in self.all:
+                yield pattern, {}
+            return
         alike = self._alike.get(_HOLES_OR_DIGITS.sub("#", pattern))
         if alike:
             regex = compile_pattern(pattern)
@@ -253,7 +257,7 @@ def find_layout(layouts: Sequence[Layout], keys: Iterable[str], where: str = "ch
     if fits:
         raise CheckpointError(f"{where} fits several layouts: {', '.join(f.name for f in fits)}")
     _, name, reason = min(reasons)
-    raise CheckpointError(f"{reason} (nearest layout: {name}; known: {', '.join(x.name for x in layouts)})")
+    raise CheckpointError(f"{reason} (nearest layout: {name}; 'mlx-convert list' shows all)")
 
 
 def _overlap(layout: Layout, keys: _Keys) -> int:

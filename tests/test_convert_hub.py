@@ -187,6 +187,15 @@ def test_names_that_are_none(hub, folder):
         upload(folder, "a/b/c")
 
 
+def test_a_repository_of_one_onnx_is_fetched(hub):
+    file = FIXTURES.parent / "wespeaker/model.onnx"
+    hub.repos["org/onnx"] = hub_server.Repo(False, [{"model.onnx": file.read_bytes(), "sub/b.onnx": b""}])
+    assert load("org/onnx").origin.layout == "wespeaker-onnx"
+    hub.repos["org/two"] = hub_server.Repo(False, [{"a.onnx": b"", "b.onnx": b""}])
+    with pytest.raises(ModelNotFoundError, match=r"org/two holds neither.*one file alone of \*\.pt"):
+        load("org/two")
+
+
 def test_the_commands(hub, folder, tmp_path):
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(app, [*arguments], catch_exceptions=False)

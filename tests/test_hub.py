@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx_speech  # isort: skip  # noqa: F401  (first: it loads the BLAS)
 
@@ -211,6 +212,8 @@ def test_safetensors_and_small_files_are_asked_for_and_a_pickle_last(monkeypatch
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
+    nothing = SimpleNamespace(siblings=[SimpleNamespace(rfilename=n) for n in ("a.pt", "b.pt", "sub/c.onnx")])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: nothing)
     with pytest.raises(ModelNotFoundError, match=r"org/name@v1 holds neither safetensors.*mlx-convert"):
         fetch("org/name", "v1")
     assert [(repo, given["revision"]) for repo, given in asked] == [("org/name", "v1")] * 2

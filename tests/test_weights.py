@@ -224,7 +224,7 @@ def test_the_layout_that_resolves_is_found():
 
 def test_no_layout_names_the_nearest_and_what_it_lacks():
     layouts = (Layout("a", (Rule("x", "x"),)), Layout("b", (Rule("y", "y"), Rule("z", "z"), Rule("w", "w"))))
-    with pytest.raises(CheckpointError, match=r"here: missing: w .*nearest layout: b; known: a, b"):
+    with pytest.raises(CheckpointError, match=r"here: missing: w .*nearest layout: b; "):
         find_layout(layouts, ["y", "z"], "here")
 
 

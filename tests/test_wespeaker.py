@@ -14,12 +14,14 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_speech.converters._read import open_tensors
-from mlx_speech.converters.wespeaker import INT8, dequantise
+from mlx_speech.converters._tensors import Tensors
+from mlx_speech.converters.wespeaker import FAMILY, INT8, dequantise
 from mlx_speech.errors import AudioError, CheckpointError
 from mlx_speech.layers.conv2d import Conv2d
 from mlx_speech.layers.pooling import pool_statistics, resize_nearest
 from mlx_speech.loading import load, open_checkpoint
 from mlx_speech.models.wespeaker import VARIANTS, WeSpeaker, WeSpeakerConfig
+from mlx_speech.weights import find_layout, plan, stream
 
 FIXTURES = Path(__file__).parent / "fixtures/wespeaker"
 ASSETS = Path(mlx_speech.__file__).parent / "assets"
@@ -57,6 +59,57 @@ def test_embeddings_equal_the_original(name, file, slow, expected, monkeypatch):
     assert relative(plain[:, 0], expected[f"{name}_plain"]) < LIMIT
     assert relative(model.embed(audio, masks), expected[f"{name}_masked"]) < LIMIT
     assert relative(model.pool(frames, masks), expected[f"{name}_masked"]) < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("model", "wespeaker-onnx"),
+        ("two-layers", "wespeaker-onnx-two-layers"),
+        ("by-order", "wespeaker-onnx-by-order-ResNet18"),
+    ],
+)
+def test_exports_to_onnx_give_the_originals_embeddings(name, layout, expected):
+    model = load(f"path:{FIXTURES / f'{name}.onnx'}", dtype="float32")
+    assert model.origin.layout == layout
+    with np.load(FIXTURES / "onnx.npz") as file:
+        assert relative(model.embed(mx.array(expected["audio"]))[:, 0], file[name]) < LIMIT
+        fbank = expected["fbank"] - expected["fbank"].mean(1, keepdims=True)
+        assert relative(model.pool(model.trunk(mx.array(fbank)))[:, 0], file[name]) < 1e-6
+
+
+def test_an_export_without_a_mean_is_read_under_its_other_names(tmp_path):
+    """As pyannote.audio's model, or the bare network, would be exported: other prefixes and no mean to take off."""
+    raw = (FIXTURES / "model.onnx").read_bytes()
+    mean = np.array(open_tensors(FIXTURES / "model.onnx")["mean_vec"])
+    wanted = dict(tree_flatten(load(f"path:{FIXTURES / 'model.onnx'}").parameters()))
+    found = renamed(open_tensors(FIXTURES / "model.onnx"), tmp_path)
+    assert raw.count(b"mean_vec") == 2, "the initializer and its one use"
+    for key, value in tree_flatten(found.parameters()):
+        more = mean if key == "seg_1.bias" else 0
+        assert mx.allclose(value - more, wanted[key], atol=1e-6), key
+
+
+def renamed(tensors, folder: Path) -> WeSpeaker:
+    """The same tensors as the bare network's export has them."""
+    specs = {
+        k.replace("/model/", "/").removeprefix("model."): s
+        for k, s in tensors.specs.items()
+        if k != "mean_vec"
+    }
+    layout = find_layout(FAMILY.layouts, specs)
+    assert layout.name == "wespeaker-onnx-bare"
+    bare = Tensors(tensors.path, specs)
+    model = FAMILY.build(FAMILY.read_config(bare, folder, layout))
+    model.load_weights([*stream(plan(layout.rules, bare), bare)], strict=True)
+    return model
+
+
+@pytest.mark.parametrize("key", ["mean_vec", "/model/conv1/Conv:2", "model.seg_1.bias"])
+def test_an_export_that_lacks_something_is_named(key):
+    keys = [k for k in open_tensors(FIXTURES / "model.onnx") if k != key]
+    with pytest.raises(CheckpointError, match=r"missing|unexpected"):
+        find_layout(FAMILY.layouts, keys)
 
 
 def test_sizes_come_from_the_checkpoints():
