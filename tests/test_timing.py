@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mlx_speech.stages import timing
-from mlx_speech.stages.timing import Window, dtw, median_filter, word_times
+from mlx_speech.stages import timing, warping
+from mlx_speech.stages.timing import Window, word_times
+from mlx_speech.stages.warping import dtw, median_filter
 from mlx_speech.types import Segment
 
 TIMED = json.loads((Path(__file__).parent / "fixtures/whisper/decoding.json").read_text(encoding="utf-8"))[
@@ -174,13 +175,13 @@ SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
 
 @given(cost=hnp.arrays(np.float64, SHAPES, elements=st.floats(-3, 3)))
 def test_dtw_equals_plain_dynamic_programming(cost):
-    rows, columns = dtw(cost)
+    rows, columns = dtw([cost])[0]
     assert (rows.tolist(), columns.tolist()) == dtw_plainly(cost)
 
 
 @given(cost=hnp.arrays(np.float64, SHAPES, elements=st.integers(0, 2).map(float)))
 def test_dtw_breaks_ties_as_the_original(cost):
-    rows, columns = dtw(cost)
+    rows, columns = dtw([cost])[0]
     assert (rows.tolist(), columns.tolist()) == dtw_plainly(cost)
 
 
@@ -195,7 +196,7 @@ def test_dtw_is_the_cheapest_of_all_paths(seed, rows, columns):
         before = [cheapest(a, b) for a, b in ((i - 1, j - 1), (i - 1, j), (i, j - 1)) if min(a, b) >= 0]
         return cost[i, j] + min(before)
 
-    i, j = dtw(cost)
+    i, j = dtw([cost])[0]
     assert (i[0], j[0], i[-1], j[-1]) == (0, 0, rows - 1, columns - 1)
     steps = {*zip(np.diff(i).tolist(), np.diff(j).tolist(), strict=True)}
     assert steps <= {(0, 1), (1, 0), (1, 1)}
@@ -217,12 +218,30 @@ def test_median_filter_equals_numpy(values):
     assert np.array_equal(found, wanted)
 
 
-def test_alignment_matrix_is_normalised_over_tokens():
-    scores = np.random.default_rng(0).normal(0, 3, (3, 9, 40))
-    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+@given(
+    costs=st.lists(
+        hnp.arrays(np.float32, SHAPES, elements=st.integers(-2, 2).map(float) | st.floats(-3, 3, width=32)),
+        max_size=5,
+    ),
+    cells=st.sampled_from([1, 200, 1 << 25]),
+)
+def test_matrices_of_any_sizes_are_walked_together(costs, cells):
+    """Whatever they are filled up with, and however few fit into memory at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warping, "_CELLS", cells)
+        found = dtw(costs)
+    assert [(rows.tolist(), columns.tolist()) for rows, columns in found] == [dtw_plainly(c) for c in costs]
+
+
+@pytest.mark.parametrize("xp", [np, mx])
+def test_alignment_matrix_is_normalised_over_tokens(xp):
+    """The same in numpy, which a CPU takes, and on MLX's device, which a GPU takes."""
+    scores = np.random.default_rng(0).normal(0, 3, (3, 9, 40)).astype(np.float32)
+    weights = np.exp(scores.astype(np.float64)) / np.exp(scores.astype(np.float64)).sum(-1, keepdims=True)
     scaled = (weights - weights.mean(-2, keepdims=True)) / weights.std(-2, keepdims=True)
-    np.testing.assert_allclose(timing._alignment_matrix(scores), median_filter(scaled).mean(0), atol=1e-12)
-    assert np.isfinite(timing._alignment_matrix(np.zeros((2, 5, 20)))).all()
+    found = np.array(warping._matrix(xp.array(scores), xp))
+    np.testing.assert_allclose(found, median_filter(scaled).mean(0), atol=2e-6)
+    assert np.isfinite(np.array(warping._matrix(xp.zeros((2, 5, 20)), xp))).all()
 
 
 def word(text: str, start: float, end: float) -> timing._Timed:

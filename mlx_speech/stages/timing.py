@@ -18,31 +18,14 @@ import numpy as np
 from mlx_speech.layers.elementwise import logsumexp
 from mlx_speech.models.whisper import Whisper
 from mlx_speech.stages.tokenizer import TIME_PRECISION, UNSPACED, Tokenizer
+from mlx_speech.stages.warping import Path, alignment_matrices, dtw
 from mlx_speech.types import Segment, Word
 
-_MEDIAN_WIDTH = 7
 _SENTENCE_ENDS = ".。!！?？"
 _LEADING = "\"'“¿([{-"
 _TRAILING = "\"'.。,，!！?？:：”)]}、"
 _PAUSE = 0.5  # seconds by which a word may leave its segment before the segment's own time is preferred
 _LONGEST_MEDIAN = 0.7  # seconds: a longer median word says that the alignment failed
-
-# compare-exchange pairs after which the middle of seven values stands at index 3
-_MEDIAN_NETWORK = (
-    (0, 5),
-    (0, 3),
-    (1, 6),
-    (2, 4),
-    (0, 1),
-    (3, 5),
-    (2, 6),
-    (2, 3),
-    (3, 6),
-    (4, 5),
-    (1, 4),
-    (1, 3),
-    (3, 4),
-)
 
 
 @dataclass
@@ -101,13 +84,15 @@ def word_times(
     prompts = [tokenizer.start_sequence(windows[n].language, task) for n in rows]
     texts = [[t for s in segments[n] for t in _text_tokens(tokenizer, s)] for n in rows]
     scores, probabilities = _forced(model, tokenizer, features[mx.array(rows)], prompts, texts)
-    for at, n in enumerate(rows):
-        window, before = windows[n], len(prompts[at])
-        frames = max(min(round(window.duration / TIME_PRECISION), scores.shape[-1]), 1)
-        count = len(texts[at])
-        matrix = _alignment_matrix(scores[at, :, : before + count + 2, :frames])
-        path = dtw(-matrix[before:-1])
-        timed = _words(tokenizer, texts[at], path, probabilities[at][:count], window.language)
+    sizes = [
+        (len(prompts[at]) + len(texts[at]) + 2, _frames(windows[n], scores.shape[-1]))
+        for at, n in enumerate(rows)
+    ]
+    matrices = alignment_matrices(scores, sizes)
+    paths = dtw([-matrix[len(prompt) : -1] for matrix, prompt in zip(matrices, prompts, strict=True)])
+    for n, text, path, chances in zip(rows, texts, paths, probabilities, strict=True):
+        window = windows[n]
+        timed = _words(tokenizer, text, path, chances[: len(text)], window.language)
         limits = _limits(timed)  # of the words before they are joined and shortened, as in the original
         _shorten_at_sentence_ends(timed, limits[1])
         timed = _join_punctuation(timed, window.language not in UNSPACED)
@@ -115,6 +100,10 @@ def word_times(
             word.start, word.end = round(word.start + window.start, 2), round(word.end + window.start, 2)
         out[n] = _to_segments(tokenizer, segments[n], timed, limits, window.spoken_until)
     return out
+
+
+def _frames(window: Window, most: int) -> int:
+    return max(min(round(window.duration / TIME_PRECISION), most), 1)
 
 
 def _text_tokens(tokenizer: Tokenizer, segment: Segment) -> list[int]:
@@ -127,7 +116,7 @@ def _forced(
     features: mx.array,
     prompts: Sequence[Sequence[int]],
     texts: Sequence[Sequence[int]],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[mx.array, np.ndarray]:
     """Attention scores (B, heads, L, T) of the given texts, and each text token's probability (B, L)."""
     special = tokenizer.special
     longest = max(map(len, texts))
@@ -143,74 +132,13 @@ def _forced(
     following = mx.minimum(tokens[:, start + 1 :], special.eot - 1)
     chosen = mx.take_along_axis(ahead, following[..., None], axis=-1).squeeze(-1)
     total = mx.stack([logsumexp(row) for row in ahead])  # row by row: the vocabulary is wide
-    return np.array(scores), np.array(mx.exp(chosen - total))
-
-
-def _alignment_matrix(scores: np.ndarray) -> np.ndarray:
-    """Scores (heads, L, T) → mean normalised and smoothed attention (L, T)."""
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    spread = weights.std(axis=-2, keepdims=True)
-    weights = (weights - weights.mean(axis=-2, keepdims=True)) / np.maximum(spread, 1e-12)
-    return np.asarray(median_filter(weights).mean(axis=0))
-
-
-def median_filter(values: np.ndarray) -> np.ndarray:
-    """Running median of 7 along the last axis, edges reflected; 3 values or fewer are left as they are."""
-    half = _MEDIAN_WIDTH // 2
-    if values.shape[-1] <= half:
-        return values
-    padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(half, half)], mode="reflect")
-    length = values.shape[-1]
-    taps = [padded[..., i : i + length] for i in range(_MEDIAN_WIDTH)]
-    for low, high in _MEDIAN_NETWORK:
-        taps[low], taps[high] = np.minimum(taps[low], taps[high]), np.maximum(taps[low], taps[high])
-    return taps[half]
-
-
-def dtw(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cheapest monotonic path through a cost matrix.
-
-    Args:
-        cost: (N, M) float.
-
-    Returns:
-        Row and column indices of the path, two int arrays of one length, from (0, 0) to (N-1, M-1).
-    """
-    rows, columns = cost.shape
-    skewed = np.full((rows + columns - 1, rows), np.inf)
-    i, j = np.indices(cost.shape)
-    skewed[i + j, i] = cost
-    choice = np.zeros((rows + columns - 1, rows), np.int8)
-    # diagonals of accumulated cost, one row longer at the top for the border
-    older = np.full(rows + 1, np.inf, np.float32)
-    newer = older.copy()
-    older[0] = 0.0
-    for d in range(rows + columns - 1):
-        diagonal, up, left = older[:-1], newer[:-1], newer[1:]
-        best_up = (up < diagonal) & (up < left)
-        best_diagonal = (diagonal < up) & (diagonal < left)
-        choice[d] = np.where(best_diagonal, 0, np.where(best_up, 1, 2))
-        step = np.where(best_diagonal, diagonal, np.where(best_up, up, left))
-        older, newer = newer, np.concatenate([[np.inf], step + skewed[d]]).astype(np.float32)
-    return _trace(choice, rows, columns)
-
-
-def _trace(choice: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    i, j = rows - 1, columns - 1
-    path = [(i, j)]
-    while i or j:
-        step = 2 if i == 0 else 1 if j == 0 else choice[i + j, i]
-        i, j = i - (step != 2), j - (step != 1)
-        path.append((i, j))
-    text, time = np.array(path[::-1]).T
-    return text, time
+    return scores, np.array(mx.exp(chosen - total))
 
 
 def _words(
     tokenizer: Tokenizer,
     text: Sequence[int],
-    path: tuple[np.ndarray, np.ndarray],
+    path: Path,
     probabilities: np.ndarray,
     language: str,
 ) -> list[_Timed]:
