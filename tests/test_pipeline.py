@@ -205,3 +205,35 @@ def test_a_gpu_decodes_what_its_memory_bears(transcriber, monkeypatch, memory, w
     monkeypatch.setattr(stage.runtime, "on_cpu", lambda: False)
     monkeypatch.setattr(stage.runtime, "gpu_memory", lambda: memory)
     assert stage.windows_together(transcriber.whisper) == windows
+
+
+@pytest.fixture
+def timed_by_whisper(monkeypatch):
+    """How many segments of each batch Whisper times the words of."""
+    seen = []
+    real = stage.word_times
+    monkeypatch.setattr(stage, "word_times", lambda *a: seen.append(sum(map(len, a[3]))) or real(*a))
+    return seen
+
+
+def test_whisper_times_no_words_that_the_aligner_will(transcriber, transcript, timed_by_whisper):
+    aligning = replace(transcriber, aligner=mlx_speech.Aligner.load("wav2vec2-mini-en"))
+    result = aligning.transcribe(CLIP)
+    assert sum(timed_by_whisper) == 0
+    assert [w.text for w in result.words] == [w.text for w in transcript.words]
+    for ours, theirs in zip(result.words, transcript.words, strict=True):
+        assert ours.start == pytest.approx(theirs.start, abs=0.5)
+    aligning.transcribe(load_audio(CLIP)[: 7 * SAMPLE_RATE], TranscribeOptions(words=False))
+    assert sum(timed_by_whisper) == 0
+
+
+def test_whisper_times_the_words_of_languages_without_an_aligner(transcriber, timed_by_whisper):
+    elsewhere = replace(transcriber, aligner=mlx_speech.Aligner("auto"))
+    options = TranscribeOptions(untimed=("de",))
+    assert elsewhere._reading(options).untimed == ("de", "en")
+    spans = [Span(0.0, 7.1)]
+    found, _ = stage.transcribe_spans(
+        transcriber.whisper, transcriber.tokenizer, load_audio(CLIP), spans, options
+    )
+    assert sum(timed_by_whisper) == 1
+    assert all(s.words for s in found)

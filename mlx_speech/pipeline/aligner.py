@@ -47,6 +47,10 @@ class Aligner:
             aligner.listener(language)
         return aligner
 
+    def covers(self, language: str) -> bool:
+        """Whether there is a model for a language on this machine; loads none."""
+        return self.name != "auto" or language in self.listeners or default_aligner(language) is not None
+
     def listener(self, language: str | None) -> Listener | None:
         """The model for a language, loaded on first use; ``None`` where there is none on this machine."""
         key = language if self.name == "auto" else None

@@ -117,8 +117,7 @@ class Transcriber:
             AudioError: the recording cannot be read.
             OptionError: the model cannot do what the options ask for, or there is no diarizer.
         """
-        options = options or TranscribeOptions()
-        check_ability(self.tokenizer, options)
+        options = self._reading(options or TranscribeOptions())
         speakers = self._diarizing(diarize)
         report = progress or unheard
         report("read", 0.0, 0.0)
@@ -133,8 +132,7 @@ class Transcriber:
             spans, windows = self._windows(samples, segmentation, speech, report)
             segments, language = self._read(samples, windows, options, journal, report)
             transcript = Transcript(tuple(segments), language, duration, tuple(spans))
-            # a translation's words are not in the audio
-            if self.aligner and options.words and options.decode.task != "translate":
+            if self.aligner and _aligned(options):
                 transcript = self.aligner.align(samples, transcript, partial=True, progress=report)
             if self.diarizer and speakers:
                 found = self.diarizer.diarize(samples, speakers, segmentation=segmentation, progress=report)
@@ -184,6 +182,16 @@ class Transcriber:
             lambda name, work: journal.keep(f"{name}.json", work, BATCH),
         )
 
+    def _reading(self, options: TranscribeOptions) -> TranscribeOptions:
+        """Options that the model can do; Whisper times no words that the aligner will."""
+        check_ability(self.tokenizer, options)
+        if not (self.aligner and _aligned(options)):
+            return options
+        known = self.tokenizer.languages if self.tokenizer.multilingual else ("en",)
+        languages = known if options.language is None else (options.language,)
+        covered = (x for x in languages if self.aligner.covers(x))
+        return replace(options, untimed=(*options.untimed, *covered))
+
     def _diarizing(self, wish: Diarizing | None) -> DiarizeOptions | None:
         """How speakers are found; ``None`` for not at all."""
         if wish is None:
@@ -208,6 +216,10 @@ class Transcriber:
         windows = merge_spans(spans, _MAX_WINDOW, probabilities=probabilities)
         report("speech", duration, duration)
         return spans, windows
+
+
+def _aligned(options: TranscribeOptions) -> bool:
+    return options.words and options.decode.task != "translate"  # whose words are not in the audio
 
 
 def transcribe(

@@ -108,6 +108,8 @@ class TranscribeOptions:
         hallucination_silence_threshold: sequential, with words: skip silences longer than this, in seconds,
             around words that look invented.
         max_repeats: a phrase that a window repeats more often than this in a row is written once.
+        untimed: languages whose words are left untimed all the same, not with ``sequential``: a
+            :class:`~mlx_speech.Transcriber` names those that its aligner will time.
 
     Raises:
         OptionError: a value out of its range, or two that exclude each other.
@@ -124,6 +126,7 @@ class TranscribeOptions:
     clips: tuple[float, ...] = ()
     hallucination_silence_threshold: float | None = None
     max_repeats: int | None = None
+    untimed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:

@@ -201,7 +201,9 @@ def _transcribe_batch(
     ]
     if options.words:
         heard = [Window(s.duration, language) for s, language in zip(spans, languages, strict=True)]
-        found = word_times(model, tokenizer, features, found, heard, options.decode.task)
+        wanted = [[] if w.language in options.untimed else f for w, f in zip(heard, found, strict=True)]
+        timed = word_times(model, tokenizer, features, wanted, heard, options.decode.task)
+        found = [a or b for a, b in zip(timed, found, strict=True)]
     placed: list[Segment] = []
     leftovers: list[Span] = []
     for window, segments, span in zip(windows, found, spans, strict=True):
