@@ -298,7 +298,7 @@ def warping_rows(cases: int = 200) -> list[Row]:
             different.append(case)
     rows = [same("whisper time warping of random costs", different, [], f"{cases} matrices, half with ties")]
     values = rng.normal(size=(6, 40, 200)).astype(np.float32)
-    theirs = original_warping.median_filter(torch.from_numpy(values), 7).numpy()
+    theirs = original_timing.median_filter(torch.from_numpy(values), 7).numpy()
     ours = warping.median_filter(values)
     return [*rows, same("whisper median filter", bool(np.array_equal(ours, theirs)), True)]
 

@@ -91,7 +91,9 @@ def dtw(costs: Sequence[np.ndarray]) -> list[Path]:
     Returns:
         A path for each.
     """
-    order = sorted(range(len(costs)), key=lambda n: costs[n].shape)  # like sizes together: little is filled up
+    order = sorted(
+        range(len(costs)), key=lambda n: costs[n].shape
+    )  # like sizes together: little is filled up
     found: dict[int, Path] = {}
     for group in _groups([costs[n].shape for n in order]):
         some = [order[k] for k in group]
