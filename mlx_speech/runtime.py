@@ -12,16 +12,19 @@ import importlib.metadata
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mlx_speech.errors import MLXSpeechError, OptionError
 
 if TYPE_CHECKING:
     import mlx.core as mx
+    import numpy as np
+
+K = TypeVar("K")
 
 BLAS_VARIABLE = "MLX_SPEECH_BLAS"
 CACHE_VARIABLE = "MLX_SPEECH_CACHE_LIMIT"
@@ -163,6 +166,22 @@ def on_cpu() -> bool:
     import mlx.core as mx
 
     return mx.default_device().type == mx.DeviceType.cpu
+
+
+def on_host(named: Iterable[tuple[K, mx.array]]) -> Iterator[tuple[K, np.ndarray]]:
+    """Arrays as numpy's, each with its name; a GPU computes the next one while the host has to do with this one."""
+    import mlx.core as mx
+    import numpy as np
+
+    waiting: list[tuple[K, mx.array]] = []
+    for name, array in named:
+        mx.async_eval(array)
+        waiting.append((name, array))
+        if len(waiting) > (0 if on_cpu() else 1):
+            first, ready = waiting.pop(0)
+            yield first, np.array(ready)
+    for name, array in waiting:
+        yield name, np.array(array)
 
 
 def plain_recurrence() -> bool:

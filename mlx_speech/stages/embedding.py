@@ -55,7 +55,7 @@ def embed_windows(
     grid, duration = segmentation.grid, len(samples) / SAMPLE_RATE
     batch_size = batch_size or (4 if runtime.on_cpu() else 64)
     embed = _shared if shared_trunk else _each
-    for rows, voices in embed(model, samples, segmentation, masks, batch_size):
+    for rows, voices in runtime.on_host(embed(model, samples, segmentation, masks, batch_size)):
         found[rows] = voices
         if progress:
             progress(min(float(rows[-1]) * grid.step + grid.window, duration))
@@ -77,7 +77,7 @@ def speaker_masks(active: np.ndarray, window: float, *, exclude_overlap: bool) -
     return masks.transpose(0, 2, 1).astype(np.float32)
 
 
-_Voices = tuple[np.ndarray, np.ndarray]
+_Voices = tuple[np.ndarray, mx.array]
 
 
 def _each(
@@ -88,7 +88,7 @@ def _each(
     for at in range(0, len(talking), batch_size):
         rows = talking[at : at + batch_size]
         audio = cut(samples, segmentation.grid, int(rows[0]), int(rows[-1]) + 1)[mx.array(rows - rows[0])]
-        yield rows, np.array(model.embed(audio, mx.array(masks[rows])))
+        yield rows, model.embed(audio, mx.array(masks[rows]))
 
 
 def _shared(
@@ -114,7 +114,7 @@ def _shared(
         held = mx.concatenate([held[begin - base :], new]) if have > begin else new
         base = begin
         index = np.minimum(firsts[rows, None] - base + np.arange(size), held.shape[0] - 1)
-        yield rows, np.array(model.pool(held[mx.array(index)], mx.array(masks[rows])))
+        yield rows, model.pool(held[mx.array(index)], mx.array(masks[rows]))
 
 
 def trunk_frames(model: WeSpeaker, samples: np.ndarray, first: int, last: int) -> mx.array:

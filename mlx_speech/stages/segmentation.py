@@ -9,7 +9,7 @@ C windows, F frames a window, S speakers a window, N frames of the recording.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -18,7 +18,7 @@ import numpy as np
 from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.errors import OptionError
-from mlx_speech.models.pyannet import PyanNet
+from mlx_speech.models.pyannet import PyanNet, PyanNetConfig
 
 WINDOW = 10.0  # seconds: what the checkpoints were trained on
 
@@ -116,14 +116,27 @@ def segment(
     config = model.config
     grid = grid_of(model, step)
     batch_size = batch_size or (32 if runtime.on_cpu() else 128)
-    blocks = list(_outputs(model, samples, grid, batch_size, progress))
-    frames = config.num_frames(config.window_samples)
-    outputs = np.concatenate([*blocks, np.zeros((0, frames, config.num_classes), np.float32)])
-    if config.powerset:
-        mapping = membership(config.speaker_sets)
-        active = decided(outputs, mapping)
-        return Segmentation(np.exp(outputs) @ mapping, active, active, 1 - np.exp(outputs[..., 0]), grid)
-    return Segmentation(outputs, hysteresis(outputs, onset, offset), outputs, outputs.max(-1), grid)
+    total = num_windows(len(samples), grid)
+    none = np.zeros((0, config.num_frames(config.window_samples), config.num_classes), np.float32)
+    found = [_read(config, none, onset, offset)]
+    ends = (min(first + batch_size, total) for first in range(0, total, batch_size))
+    outputs = ((end, model(cut(samples, grid, (end - 1) // batch_size * batch_size, end))) for end in ends)
+    for end, batch in runtime.on_host(outputs):
+        found.append(_read(config, batch, onset, offset))
+        if progress:
+            progress(min((end - 1) * grid.step + grid.window, len(samples) / SAMPLE_RATE))
+    scores, active, speech = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Segmentation(scores, active, active if config.powerset else scores, speech, grid)
+
+
+def _read(
+    config: PyanNetConfig, outputs: np.ndarray, onset: float, offset: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A batch's scores, decisions and probability of speech, from the network's (batch, F, classes) float32."""
+    if not config.powerset:
+        return outputs, hysteresis(outputs, onset, offset), outputs.max(-1)
+    mapping, chances = membership(config.speaker_sets), np.exp(outputs)
+    return chances @ mapping, decided(outputs, mapping), 1 - chances[..., 0]
 
 
 def grid_of(model: PyanNet, step: float) -> Grid:
@@ -160,22 +173,6 @@ def _piece(samples: np.ndarray, begin: int, end: int) -> np.ndarray:
     """Samples ``begin`` to ``end`` (excluded), silence after the recording's end."""
     piece = samples[begin:end]
     return np.pad(piece, (0, end - begin - len(piece))) if len(piece) < end - begin else piece
-
-
-def _outputs(
-    model: PyanNet,
-    samples: np.ndarray,
-    grid: Grid,
-    batch_size: int,
-    progress: Callable[[float], None] | None,
-) -> Iterator[np.ndarray]:
-    """The network's output, (batch, F, classes) float32, of one batch of windows after the other."""
-    total = num_windows(len(samples), grid)
-    for first in range(0, total, batch_size):
-        last = min(first + batch_size, total)
-        yield np.array(model(cut(samples, grid, first, last)))
-        if progress:
-            progress(min((last - 1) * grid.step + grid.window, len(samples) / SAMPLE_RATE))
 
 
 def membership(sets: Sequence[tuple[int, ...]]) -> np.ndarray:
