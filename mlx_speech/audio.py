@@ -25,6 +25,7 @@ import av.error
 import numpy as np
 
 from mlx_speech.errors import AudioError, OptionError
+from mlx_speech.spool import is_spooled, spooled
 
 SAMPLE_RATE = 16000
 """The rate, in Hz, that every model here expects."""
@@ -52,6 +53,8 @@ _INTEGERS = {"u1": (128, 128.0), "i2": (0, 32768.0), "i4": (0, 2147483648.0)}
 
 # Containers whose header states the length; others (ADTS, some raw formats) only let FFmpeg guess it.
 _STATES_LENGTH = frozenset({"flac", "mp3", "mov,mp4,m4a,3gp,3g2,mj2"})
+
+_CHECKED = 1 << 20  # samples looked at together: bounds memory
 
 _BATCH_SECONDS = 1.0  # codec frames are about 20 ms: joining them first makes resampling several times faster
 
@@ -106,11 +109,14 @@ def as_audio(audio: str | os.PathLike[str] | Any, sampling_rate: int = SAMPLE_RA
     """``(T,)`` contiguous float32 samples from a path, or from an array already at ``sampling_rate`` Hz.
 
     An array may be anything that NumPy can view (MLX and torch arrays included): one-dimensional, floating,
-    finite, possibly empty. It is not copied when it already has the right type. Raises ``AudioError``.
+    finite, possibly empty. It is not copied when it already has the right type. Of a path, what is beyond ten
+    minutes lies in a temporary file (:mod:`mlx_speech.spool`), and the array is read-only. Raises ``AudioError``.
     """
     if isinstance(audio, (str, os.PathLike)):
-        return load_audio(audio, sampling_rate=sampling_rate)
+        return spooled(stream_audio(audio, sampling_rate=sampling_rate))
     samples = _viewed(audio)
+    if is_spooled(audio) and samples.ndim == 1 and samples.flags.c_contiguous:
+        return samples  # checked when it was decoded
     if samples.ndim != 1:
         raise AudioError(_shape_problem(samples.shape))
     if not np.issubdtype(samples.dtype, np.floating):
@@ -120,13 +126,14 @@ def as_audio(audio: str | os.PathLike[str] | Any, sampling_rate: int = SAMPLE_RA
         )
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is named below
         samples = np.ascontiguousarray(samples, dtype=np.float32)
-    finite = np.isfinite(samples)
-    if not finite.all():
-        bad = int(np.argmin(finite))
-        raise AudioError(
-            f"audio holds {samples[bad]} at sample {bad} ({bad / sampling_rate:.3f} s): "
-            "repair it, or replace such samples by zeros (numpy.nan_to_num)."
-        )
+    for first in range(0, len(samples), _CHECKED):
+        finite = np.isfinite(samples[first : first + _CHECKED])
+        if not finite.all():
+            bad = first + int(np.argmin(finite))
+            raise AudioError(
+                f"audio holds {samples[bad]} at sample {bad} ({bad / sampling_rate:.3f} s): "
+                "repair it, or replace such samples by zeros (numpy.nan_to_num)."
+            )
     return samples
 
 

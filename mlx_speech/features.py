@@ -65,18 +65,25 @@ def log_mel_recording(audio: np.ndarray, n_mels: int = 80) -> mx.array:
     Returns:
         (T // 160 + 3000, n_mels) float32, computed a few minutes at a time.
     """
-    padded = np.pad(audio.astype(np.float32, copy=False), (0, WINDOW_SAMPLES))
-    count = len(padded) // HOP
-    padded = np.pad(padded, N_FFT // 2, mode="reflect")
+    count = (len(audio) + WINDOW_SAMPLES) // HOP
     blocks = []
     for start in range(0, count, _BLOCK):
         frames = min(_BLOCK, count - start)
-        part = mx.array(padded[start * HOP : (start + frames - 1) * HOP + N_FFT])
+        first = start * HOP - N_FFT // 2
+        part = mx.array(_stretch(audio, first, first + (frames - 1) * HOP + N_FFT))
         power = _spectrum(mx.as_strided(part, (frames, N_FFT), (HOP, 1)))
         blocks.append(mx.log10(mx.maximum(power @ _filters(n_mels), 1e-10)))
         mx.eval(blocks[-1])
     log = mx.concatenate(blocks)
     return (mx.maximum(log, mx.max(log) - 8.0) + 4.0) / 4.0
+
+
+def _stretch(audio: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Samples ``first`` to ``last`` (excluded): reflected before the recording's start, silence after its end."""
+    inside = audio[max(first, 0) : last].astype(np.float32, copy=False)
+    end = np.zeros(last - max(first, 0) - len(inside), np.float32)
+    begin = np.concatenate([audio[1 : 1 - first], end])[:-first][::-1] if first < 0 else end[:0]
+    return np.concatenate([begin, inside, end])
 
 
 def _power(rows: mx.array) -> mx.array:

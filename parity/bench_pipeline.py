@@ -16,7 +16,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import warnings
 import wave
 from pathlib import Path
 from time import perf_counter, process_time
@@ -59,11 +58,10 @@ def peak_mb() -> float:
 
 def measure(minutes: float, model: str, preset: str) -> dict[str, Any]:
     """Time by stage without loading, and the most memory that the process and MLX held."""
-    warnings.filterwarnings("ignore")
-    import mlx.core as mx
-
-    from mlx_speech import Transcriber
+    from mlx_speech import Transcriber, runtime
     from mlx_speech.cli.bench import Stopwatch
+
+    import mlx.core as mx  # isort: skip  (after mlx_speech, which loads the BLAS)
 
     with tempfile.TemporaryDirectory() as folder:
         audio = recording(minutes, Path(folder) / "recording.wav")
@@ -79,6 +77,7 @@ def measure(minutes: float, model: str, preset: str) -> dict[str, Any]:
         "model": model,
         "preset": preset,
         "device": str(mx.default_device()),
+        "blas": Path(runtime.start().name).name,
         "wall_s": round(wall, 2),
         "cpu_s": round(cpu, 2),
         "times_real_time": round(60 * minutes / wall, 2),

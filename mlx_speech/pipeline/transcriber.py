@@ -18,6 +18,7 @@ from mlx_speech.pipeline.basis import AudioLike, Progress, expect, unheard
 from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad, segmented_speech
 from mlx_speech.pipeline.diarizer import Diarizer
 from mlx_speech.pipeline.journal import BATCH, SEGMENTATION, Journal, journal_key
+from mlx_speech.spool import forget
 from mlx_speech.stages.audit import audit
 from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, preset
 from mlx_speech.stages.options import TranscribeOptions
@@ -119,10 +120,15 @@ class Transcriber:
         """
         options = self._reading(options or TranscribeOptions())
         speakers = self._diarizing(diarize)
-        report = progress or unheard
-        report("read", 0.0, 0.0)
+        tell = progress or unheard
+        tell("read", 0.0, 0.0)
         samples = as_audio(audio)  # decoded once, for all stages
         duration = len(samples) / SAMPLE_RATE
+
+        def report(stage: str, done: float, total: float) -> None:
+            forget(samples)  # what lies behind takes no memory
+            tell(stage, done, total)
+
         report("read", duration, duration)
         with self._journal(resume, samples, (options, speech, speakers)) as journal:
             segmentation = None

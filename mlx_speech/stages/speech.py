@@ -26,6 +26,7 @@ from mlx_speech.types import Span
 
 _RATE = VADConfig.sampling_rate
 _CHUNK = VADConfig.chunk
+_BLOCK = 16384 * _CHUNK  # samples on the device at once, nine minutes: bounds memory
 _SLACK = 1e-6  # seconds: above the rounding of floats, far below a sample
 
 # option -> (what it must be, test)
@@ -111,7 +112,9 @@ def detect(
 
 def speech_probabilities(model: SileroVAD, audio: str | os.PathLike[str] | Any) -> np.ndarray:
     """Speech probability of each 32 ms, (N,) float32, of ``audio`` as :func:`detect` takes it."""
-    return np.array(model(mx.array(as_audio(audio))))
+    samples = as_audio(audio)
+    blocks = (mx.array(samples[first : first + _BLOCK]) for first in range(0, len(samples), _BLOCK))
+    return np.concatenate([np.zeros(0, np.float32), *(np.array(part) for part in model.stream(blocks))])
 
 
 def spans_from_probabilities(
