@@ -60,6 +60,12 @@ def _wav2vec2(model: Any, x: Mapping[str, mx.array]) -> dict[str, mx.array]:
     return {"convolutions": model.feature_extractor(x["audio"]), "logits": model(x["audio"])}
 
 
+def _whisper_ctc(model: Any, x: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    mel = model.features(x["audio"])
+    features = model.encoder(mel)
+    return {"spectrogram": mel, "encoder": features, "logits": model.lm_head(features)}
+
+
 def _wespeaker(model: Any, x: Mapping[str, mx.array]) -> dict[str, mx.array]:
     features = model.fbank(x["audio"])
     frames = model.trunk(features)
@@ -69,6 +75,7 @@ def _wespeaker(model: Any, x: Mapping[str, mx.array]) -> dict[str, mx.array]:
 _STAGES: dict[str, Callable[[Any, Mapping[str, mx.array]], dict[str, mx.array]]] = {
     "whisper": _whisper,
     "wav2vec2": _wav2vec2,
+    "whisper-ctc": _whisper_ctc,
     "wespeaker": _wespeaker,
     "pyannet": lambda model, x: {"scores": model(x["audio"])},
     "silero-vad": lambda model, x: {"probabilities": model(x["audio"])},

@@ -10,6 +10,7 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_speech.converters._certificate import Stages
@@ -90,6 +91,31 @@ def _hf_ctc(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
     with torch.inference_mode():
         frames = base.feature_extractor(audio).transpose(1, 2)
         return {"convolutions": frames.numpy(), "logits": model(audio).logits.numpy()}
+
+
+def _hf_whisper_ctc(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
+    """The encoder alone, with as many of its positions as there are frames, and the head."""
+    import torch
+    from transformers import WhisperConfig, WhisperFeatureExtractor
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    extract = WhisperFeatureExtractor(opened.config.n_mels)
+    options: dict[str, Any] = {"sampling_rate": 16_000, "padding": False, "truncation": False}
+    mel = torch.stack([extract(row, return_tensors="pt", **options).input_features[0] for row in x["audio"]])
+    settings = WhisperConfig.from_pretrained(str(opened.folder), local_files_only=True)
+    settings.max_source_positions = frames = mel.shape[-1] // 2
+    weights = {k: torch.from_numpy(np.array(v.astype(mx.float32))) for k, v in opened.tensors.items()}
+    weights["encoder.embed_positions.weight"] = weights["encoder.embed_positions.weight"][:frames]
+    encoder = WhisperEncoder(settings).eval()
+    encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items() if "lm_head" not in k})
+    with torch.inference_mode():
+        features = encoder(mel).last_hidden_state
+        logits = features @ weights["lm_head.weight"].T + weights["lm_head.bias"]
+    return {
+        "spectrogram": mel.transpose(1, 2).numpy(),
+        "encoder": features.numpy(),
+        "logits": logits.numpy(),
+    }
 
 
 def _pyannote(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
@@ -190,6 +216,7 @@ def _mlx_whisper(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
 # the start of a layout's name: (the package that runs it, how)
 _ORIGINALS: dict[str, tuple[str, Run]] = {
     "whisper-huggingface": ("transformers", _hf_whisper),
+    "whisper-ctc": ("transformers", _hf_whisper_ctc),
     "whisper-openai": ("openai-whisper", _openai_whisper),
     "whisper-ctranslate2": ("ctranslate2", _ctranslate2),
     "whisper-mlx": ("mlx-whisper", _mlx_whisper),

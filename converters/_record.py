@@ -23,6 +23,7 @@ _HUB_LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "CC BY 4.0": "cc-by-4
 _TASKS = {
     "whisper": "automatic-speech-recognition",
     "wav2vec2": "automatic-speech-recognition",
+    "whisper-ctc": "automatic-speech-recognition",
     "pyannet": "voice-activity-detection",
     "silero-vad": "voice-activity-detection",
 }

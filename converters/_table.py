@@ -13,6 +13,7 @@ _MODULES = {
     "pyannet": "mlx_speech.converters.pyannet",
     "wespeaker": "mlx_speech.converters.wespeaker",
     "wav2vec2": "mlx_speech.converters.wav2vec2",
+    "whisper-ctc": "mlx_speech.converters.whisper_ctc",
 }
 
 

@@ -102,7 +102,7 @@ def read_config(tensors: Tensors, folder: Path, layout: Layout) -> Wav2Vec2Confi
     rows = tensors.specs["lm_head.weight"].shape[0]
     try:
         return Wav2Vec2Config(
-            **_tokenizer(folder, data, rows),
+            **ctc_tokenizer(folder, data, rows),
             do_normalize=_do_normalize(folder),
             **{k: data[k] for k in _SIZES if k in data},
             **{k: tuple(data[k]) for k in ("conv_dim", "conv_kernel", "conv_stride") if k in data},
@@ -127,7 +127,7 @@ def _do_normalize(folder: Path) -> bool:
     )
 
 
-def _tokenizer(folder: Path, config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def ctc_tokenizer(folder: Path, config: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """Vocabulary, blank and word delimiter, for a head with so many rows."""
     settings = read_json(folder, "tokenizer_config.json")
     special = read_json(folder, "special_tokens_map.json")

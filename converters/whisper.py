@@ -49,8 +49,8 @@ def _convolutions(source: str, separator: str = ".") -> list[Rule]:
 _HF_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def _hf_block(side: str) -> list[Rule]:
-    theirs, ours = f"model.{side}.layers.{{i}}", f"{side}.blocks.{{i}}"
+def _hf_block(source: str, side: str) -> list[Rule]:
+    theirs, ours = f"{source}.layers.{{i}}", f"{side}.blocks.{{i}}"
     rules = [
         *_attention(f"{theirs}.self_attn", f"{ours}.attn", _HF_PROJECTIONS),
         *_linear(f"{theirs}.self_attn_layer_norm", f"{ours}.attn_ln"),
@@ -64,16 +64,23 @@ def _hf_block(side: str) -> list[Rule]:
     return rules
 
 
+def hf_encoder(source: str) -> list[Rule]:
+    """The rules of an encoder whose keys begin with ``source``, as Hugging Face names what follows."""
+    return [
+        *_convolutions(source),
+        Rule(f"{source}.embed_positions.weight", "encoder.positional_embedding"),
+        *_hf_block(source, "encoder"),
+        *_linear(f"{source}.layer_norm", "encoder.ln_post"),
+    ]
+
+
 HUGGING_FACE = Layout(
     "whisper-huggingface",
     (
-        *_convolutions("model.encoder"),
-        Rule("model.encoder.embed_positions.weight", "encoder.positional_embedding"),
-        *_hf_block("encoder"),
-        *_linear("model.encoder.layer_norm", "encoder.ln_post"),
+        *hf_encoder("model.encoder"),
         Rule("model.decoder.embed_tokens.weight", "decoder.token_embedding.weight"),
         Rule("model.decoder.embed_positions.weight", "decoder.positional_embedding"),
-        *_hf_block("decoder"),
+        *_hf_block("model.decoder", "decoder"),
         *_linear("model.decoder.layer_norm", "decoder.ln"),
         Rule("proj_out.weight", None, required=False),  # tied to the embedding
     ),
@@ -269,18 +276,18 @@ def read_config(tensors: Tensors, folder: Path, layout: Layout) -> WhisperConfig
             "n_mels": shape[conv1][2 if layout is MLX else 1],
             "n_audio_ctx": audio_ctx,
             "n_audio_state": audio_state,
-            "n_audio_layer": _count(shape, layers.format("encoder")),
+            "n_audio_layer": count_layers(shape, layers.format("encoder")),
             "n_vocab": shape[embedding][0],
             "n_text_ctx": text_ctx,
             "n_text_state": text_state,
-            "n_text_layer": _count(shape, layers.format("decoder")),
+            "n_text_layer": count_layers(shape, layers.format("decoder")),
         }
         return WhisperConfig(**sizes, **_SETTINGS[layout.name](tensors, folder, sizes))
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise CheckpointError(f"{where}: its configuration does not fit its tensors: {error}") from error
 
 
-def _count(shape: Mapping[str, Any], prefix: str) -> int:
+def count_layers(shape: Mapping[str, Any], prefix: str) -> int:
     """Layers are numbered from 0: one more than the highest number behind the prefix."""
     found = (re.match(re.escape(prefix) + r"(\d+)", key) for key in shape)
     return 1 + max((int(m[1]) for m in found if m), default=-1)
@@ -372,10 +379,16 @@ def _begin(sizes: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 # every matrix of the blocks, and the embedding, which is the output layer too: half of tiny's weights
+def quantised_blocks(side: str) -> tuple[str, ...]:
+    """The matrices of one side's blocks."""
+    names = (*(f"attn.{p}" for p in _PROJECTIONS), "fc1", "fc2")
+    return tuple(f"{side}.blocks.{{i}}.{name}" for name in names)
+
+
 QUANTISED = (
-    *(f"{side}.blocks.{{i}}.attn.{p}" for side in ("encoder", "decoder") for p in _PROJECTIONS),
+    *quantised_blocks("encoder"),
+    *quantised_blocks("decoder"),
     *(f"decoder.blocks.{{i}}.cross_attn.{p}" for p in _PROJECTIONS),
-    *(f"{side}.blocks.{{i}}.{fc}" for side in ("encoder", "decoder") for fc in ("fc1", "fc2")),
     "decoder.token_embedding",
 )
 

@@ -52,8 +52,9 @@ class Spelling:
             blank=0,
             word_delimiter="|",
             frame_stride=320,
-            receptive_field=400,
+            first_middle=200,
             output_length=lambda n: max(0, (n - 400) // 320 + 1),
+            input_length=lambda n: (n - 1) * 320 + 400,
         )
         self.shapes = []
 

@@ -36,6 +36,7 @@ SOURCES = {
     "wav2vec2-huggingface": FIXTURES / "wav2vec2/base",
     "wav2vec2-huggingface mms": FIXTURES / "wav2vec2/mms",
     "wav2vec2-hubert": FIXTURES / "wav2vec2/hubert",
+    "whisper-ctc": FIXTURES / "whisper_ctc",
     "pyannet-lightning": FIXTURES / "pyannet/powerset.bin",
     "wespeaker": FIXTURES / "wespeaker/basic.bin",
     "wespeaker bottleneck": FIXTURES / "wespeaker/bottleneck.pt",

@@ -90,9 +90,18 @@ class Wav2Vec2Config:
             stride *= s
         return field
 
+    @property
+    def first_middle(self) -> int:
+        """The sample in the middle of what the first frame hears (200)."""
+        return self.receptive_field // 2
+
     def output_length(self, samples: int) -> int:
         """Frames of a recording of ``samples`` samples; 0 where it is too short for one."""
         return max(0, (samples - self.receptive_field) // self.frame_stride + 1)
+
+    def input_length(self, frames: int) -> int:
+        """The fewest samples that make so many frames, at least one."""
+        return (frames - 1) * self.frame_stride + self.receptive_field
 
     @property
     def batchable(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -43,13 +44,7 @@ class WhisperConfig:
     begin_suppress_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = {k: getattr(self, k) for k in self.__dataclass_fields__ if k.startswith("n_")}
-        wrong = [f"{k}={v!r}" for k, v in sizes.items() if not isinstance(v, int) or v < 1]
-        if wrong:
-            raise ValueError(f"not a positive whole number: {', '.join(wrong)}")
-        for width, heads in ((self.n_audio_state, self.n_audio_head), (self.n_text_state, self.n_text_head)):
-            if width % heads:
-                raise ValueError(f"width {width} does not divide into {heads} heads")
+        check_sizes(self)
         outside = [p for p in self.alignment_heads if p[0] >= self.n_text_layer or p[1] >= self.n_text_head]
         if outside:
             raise ValueError(f"alignment heads {outside} lie outside the decoder")
@@ -63,6 +58,18 @@ class WhisperConfig:
     def num_languages(self) -> int:
         """Number of language tokens."""
         return self.n_vocab - 51765 - int(self.multilingual)
+
+
+def check_sizes(config: Any) -> None:
+    """Refuse, with ``ValueError``, dimensions ``n_…`` that are no sizes or do not divide into their heads."""
+    sizes = {k: getattr(config, k) for k in config.__dataclass_fields__ if k.startswith("n_")}
+    wrong = [f"{k}={v!r}" for k, v in sizes.items() if not isinstance(v, int) or v < 1]
+    if wrong:
+        raise ValueError(f"not a positive whole number: {', '.join(wrong)}")
+    for side in ("audio", "text"):
+        width, heads = sizes.get(f"n_{side}_state", 1), sizes.get(f"n_{side}_head", 1)
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads")
 
 
 class MultiHeadAttention(nn.Module):
@@ -132,10 +139,34 @@ class DecoderBlock(EncoderBlock):
         return x + self.attn(y, *cache.extend(*self.attn.keys_values(y)), causal=True)
 
 
+class AudioSizes(Protocol):
+    """What a configuration tells of an encoder; see :class:`WhisperConfig`."""
+
+    @property
+    def n_mels(self) -> int:
+        """Mel bands."""
+
+    @property
+    def n_audio_ctx(self) -> int:
+        """Positions: frames of 20 ms that it can hear at once."""
+
+    @property
+    def n_audio_state(self) -> int:
+        """Width."""
+
+    @property
+    def n_audio_head(self) -> int:
+        """Heads of attention."""
+
+    @property
+    def n_audio_layer(self) -> int:
+        """Blocks."""
+
+
 class AudioEncoder(nn.Module):
     """Two convolutions, the second halving the rate, then transformer blocks."""
 
-    def __init__(self, c: WhisperConfig) -> None:
+    def __init__(self, c: AudioSizes) -> None:
         super().__init__()
         self.conv1 = nn.Conv1d(c.n_mels, c.n_audio_state, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(c.n_audio_state, c.n_audio_state, kernel_size=3, stride=2, padding=1)
@@ -144,9 +175,9 @@ class AudioEncoder(nn.Module):
         self.ln_post = nn.LayerNorm(c.n_audio_state)
 
     def __call__(self, mel: mx.array) -> mx.array:
-        """Log-mel (B, 2T, M) → features (B, T, D)."""
-        x = gelu(self.conv1(mel))
-        x = gelu(self.conv2(x)) + self.positional_embedding
+        """Log-mel (B, 2T, M) → features (B, T, D), T at most the positions that there are."""
+        x = gelu(self.conv2(gelu(self.conv1(mel))))
+        x = x + self.positional_embedding[: x.shape[1]]
         for block in self.blocks:
             x = block(x)
         return self.ln_post(x)

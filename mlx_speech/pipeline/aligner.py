@@ -9,12 +9,15 @@ from mlx_speech.audio import SAMPLE_RATE, as_audio
 from mlx_speech.errors import ModelNotFoundError
 from mlx_speech.loading import load
 from mlx_speech.models.wav2vec2 import Wav2Vec2ForCTC
+from mlx_speech.models.whisper_ctc import WhisperForCTC
 from mlx_speech.pipeline.basis import AudioLike, Progress, expect
 from mlx_speech.stages.align import align_segments, align_text
 from mlx_speech.stages.aligners import ALIGNERS, default_aligner, known_lag
 from mlx_speech.stages.emissions import Listener
 from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.types import Segment, Transcript
+
+_KINDS = (Wav2Vec2ForCTC, WhisperForCTC)
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Aligner:
         """Load aligners.
 
         Args:
-            model: any name :func:`mlx_speech.load` takes that leads to a wav2vec2 with a CTC head, or
-                ``"auto"``: for each language the best one of :mod:`mlx_speech.stages.aligners` that is on
+            model: any name :func:`mlx_speech.load` takes that leads to a wav2vec2 or a Whisper encoder with
+                a CTC head, or ``"auto"``: for each language the best one of :mod:`mlx_speech.stages.aligners` that is on
                 this machine. That downloads nothing.
             languages: with ``"auto"``, those to load now; others are loaded when they are met.
 
@@ -61,7 +64,7 @@ class Aligner:
                 if choice is None:
                     return None
                 name = choice.alias
-            self.listeners[key] = Listener(expect(load(name), Wav2Vec2ForCTC, name), known_lag(name))
+            self.listeners[key] = Listener(expect(load(name), _KINDS, name), known_lag(name))
         return self.listeners[key]
 
     def align(

@@ -19,12 +19,13 @@ def unheard(stage: str, done: float, total: float) -> None:
     """Progress that nobody asked for."""
 
 
-def expect(model: Any, kind: type[Any], name: str) -> Any:
-    """A loaded model, if it is of the wanted kind.
+def expect(model: Any, kind: type[Any] | tuple[type[Any], ...], name: str) -> Any:
+    """A loaded model, if it is of the wanted kind, or of one of them.
 
     Raises:
         OptionError: it is not.
     """
     if not isinstance(model, kind):
-        raise OptionError(f"{name!r} is a {type(model).__name__}, where a {kind.__name__} is wanted")
+        wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise OptionError(f"{name!r} is a {type(model).__name__}, where a {wanted} is wanted")
     return model

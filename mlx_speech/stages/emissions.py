@@ -24,7 +24,12 @@ _PLAIN = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "
 
 
 class CTCModel(Protocol):
-    """What is needed of a model: :class:`~mlx_speech.models.wav2vec2.Wav2Vec2ForCTC` has it."""
+    """What is needed of a model: :class:`~mlx_speech.models.wav2vec2.Wav2Vec2ForCTC` and
+    :class:`~mlx_speech.models.whisper_ctc.WhisperForCTC` have it.
+
+    ``config`` tells the symbols (``vocabulary``, ``blank``, ``word_delimiter``) and the frames, in samples:
+    ``frame_stride``, ``first_middle``, ``output_length`` and ``input_length``.
+    """
 
     config: Any
 
@@ -108,7 +113,7 @@ class Emissions:
         self.model, self.audio, self.alphabet = listener.model, audio, listener.alphabet
         self.columns = mx.array(list(columns), mx.int32)
         self.batch_size = batch_size
-        self.stride, self.field = config.frame_stride, config.receptive_field
+        self.stride = config.frame_stride
         self.frames = config.output_length(len(audio))
         self.size = min(round(_WINDOW * SAMPLE_RATE / self.stride), self.frames)
         margin = round(_MARGIN * SAMPLE_RATE / self.stride)
@@ -134,7 +139,7 @@ class Emissions:
     def _hear(self) -> None:
         batch = [self.queue.pop() for _ in range(min(self.batch_size, len(self.queue)))]
         starts = [min(max(k * self.core - self.margin, 0), self.frames - self.size) for k in batch]
-        samples = (self.size - 1) * self.stride + self.field
+        samples = self.model.config.input_length(self.size)
         audio = mx.array(np.stack([self.audio[s * self.stride : s * self.stride + samples] for s in starts]))
         logits = self.model(self.model.normalize(audio)).astype(mx.float32)
         logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -202,7 +202,7 @@ class _Clock:
     def of(cls, listener: Listener, options: AlignOptions) -> _Clock:
         config = listener.model.config
         lag = listener.lag if options.lag is None else options.lag
-        edge = (config.receptive_field - config.frame_stride) / 2 / SAMPLE_RATE
+        edge = (config.first_middle - config.frame_stride / 2) / SAMPLE_RATE
         return cls(config.frame_stride / SAMPLE_RATE, edge - lag)
 
     def seconds(self, frames: np.ndarray) -> np.ndarray:
