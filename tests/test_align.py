@@ -195,7 +195,7 @@ def test_long_recordings_are_heard_in_equal_windows_without_seams(listener):
     found = align_segments({"en": listener}, audio, segments, AlignOptions(batch_size=2))
     assert [s.words[0].start for s in found] == pytest.approx([n * 0.02 + EDGE for n, _ in said])
     assert [s.words[1].end for s in found] == pytest.approx([(n + 17) * 0.02 + EDGE for n, _ in said])
-    assert {shape[1] for shape in listener.model.shapes} == {1499 * 320 + 400}
+    assert {shape[1] for shape in listener.model.shapes} == {499 * 320 + 400}
     assert max(shape[0] for shape in listener.model.shapes) == 2
     whole = align_text(listener, audio, "\n".join(t for _, t in said), "en")
     assert [(w.start, w.end) for s in whole for w in s.words] == [
@@ -207,7 +207,7 @@ def test_only_what_holds_segments_is_heard(listener):
     audio = spell(30000, (15000, "here"))
     [found] = align_segments({"en": listener}, audio, [Segment(299.5, 301, "here", language="en")])
     assert found.start == pytest.approx(300 + EDGE)
-    assert listener.model.shapes == [(1, 1499 * 320 + 400)]
+    assert listener.model.shapes == [(1, 499 * 320 + 400)]
 
 
 def test_a_wrong_border_between_near_segments_does_no_harm(listener):

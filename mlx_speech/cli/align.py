@@ -31,7 +31,7 @@ def align_command(
     how: WriteOptions,
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="'auto', or a wav2vec2 with a CTC head: an alias, hub:org/name."),
+        typer.Option("--model", "-m", help="'auto', or a CTC model: an alias, hub:org/name."),
     ] = "auto",
     language: Annotated[
         str | None, typer.Option("--language", "-l", help="The text's, code or name; English by default.")

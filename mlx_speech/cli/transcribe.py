@@ -41,7 +41,7 @@ AlignModel = Annotated[
     typer.Option(
         "--align",
         help="What times the words: 'auto' for the language's best aligner on this machine, else Whisper; "
-        "'none' for Whisper; or a wav2vec2's name.",
+        "'none' for Whisper; or an aligner's name.",
     ),
 ]
 _SPEAKERS, _SPEECH = "Speakers", "Speech detection"

@@ -36,9 +36,9 @@ class Aligner:
         """Load aligners.
 
         Args:
-            model: any name :func:`mlx_speech.load` takes that leads to a wav2vec2 or a Whisper encoder with
-                a CTC head, or ``"auto"``: for each language the best one of :mod:`mlx_speech.stages.aligners` that is on
-                this machine. That downloads nothing.
+            model: any name :func:`mlx_speech.load` takes that leads to a wav2vec2, or to Whisper's encoder,
+                with a CTC head, or ``"auto"``: for each language the best one of
+                :mod:`mlx_speech.stages.aligners` that is on this machine. That downloads nothing.
             languages: with ``"auto"``, those to load now; others are loaded when they are met.
 
         Raises:

@@ -1,6 +1,6 @@
 """A CTC model as an aligner hears with it: its symbols, and log-probabilities frame by frame.
 
-The recording is heard in windows of 30 s that overlap, all equally long, so that every model may take them
+The recording is heard in windows of 10 s that overlap, all equally long, so that every model may take them
 in batches; only the stretches that are asked for are heard, and only the columns that are needed are kept.
 """
 
@@ -17,15 +17,16 @@ import numpy as np
 
 from mlx_speech.audio import SAMPLE_RATE
 
-_WINDOW = 30.0  # seconds heard at once
+# Seconds heard at once. Attention costs their square: longer ones take more time (30 s: a third more with the
+# mini model), shorter ones spend it on margins; words stand where they did (docs/alignment.md)
+_WINDOW = 10.0
 _MARGIN = 1.0  # seconds of a window that only give its neighbours context
 # letters that no decomposition takes to plain ones
 _PLAIN = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "ı": "i", "þ": "th"}
 
 
 class CTCModel(Protocol):
-    """What is needed of a model: :class:`~mlx_speech.models.wav2vec2.Wav2Vec2ForCTC` and
-    :class:`~mlx_speech.models.whisper_ctc.WhisperForCTC` have it.
+    """What is needed of a model, such as :class:`~mlx_speech.models.wav2vec2.Wav2Vec2ForCTC`.
 
     ``config`` tells the symbols (``vocabulary``, ``blank``, ``word_delimiter``) and the frames, in samples:
     ``frame_stride``, ``first_middle``, ``output_length`` and ``input_length``.

@@ -50,7 +50,7 @@ class AlignOptions:
 
     Args:
         method: ``"viterbi"``, or ``"blank-stay"`` for WhisperX's rule, which is worse and there to compare.
-        batch_size: windows of 30 s heard together.
+        batch_size: windows of 10 s heard together.
         slack: seconds by which words may leave their segment, where no other segment is.
         join: place segments together that stand closer than twice the slack.
         meet: seconds; words that stand closer meet halfway. 0 keeps the gaps that CTC leaves.
@@ -64,7 +64,7 @@ class AlignOptions:
     """
 
     method: str = "viterbi"
-    batch_size: int = 8
+    batch_size: int = 16
     slack: float = 0.3
     join: bool = True
     meet: float = 0.1
