@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlx_speech.converters._record import name_repository
 from mlx_speech.errors import CheckpointError, OutputError
 from mlx_speech.loading import open_checkpoint
 
 
 def upload(folder: Path, repo: str, *, private: bool = False) -> str:
-    """Create the repository if need be, and put the folder there in one commit.
+    """Create the repository if need be, and put the folder there in one commit; its card then names the repository.
 
     Files that are there already are not sent again, so an interrupted upload goes on where it was.
 
@@ -37,6 +38,7 @@ def upload(folder: Path, repo: str, *, private: bool = False) -> str:
             raise OutputError(
                 f"{repo} is there already and public; make it private on the Hub, or leave out --private"
             )
+        _name(folder, repo)
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=folder,
@@ -44,6 +46,18 @@ def upload(folder: Path, repo: str, *, private: bool = False) -> str:
             allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt", "LICEN[CS]E*"],
         )
     return str(commit.commit_url)
+
+
+def _name(folder: Path, repo: str) -> None:
+    """Put the repository's name into the card's example."""
+    card = folder / "README.md"
+    if card.is_file():
+        before = card.read_text(encoding="utf-8")
+        after = name_repository(before, repo)
+        if after != before:
+            beside = folder / ".README.md"
+            beside.write_text(after, encoding="utf-8")
+            beside.replace(card)
 
 
 def check_folder(folder: Path) -> None:

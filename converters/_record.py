@@ -29,16 +29,36 @@ _TASKS = {
 }
 
 
+# what a reader of the card does with the model; where nothing is said, load it
+_USAGE = {
+    "whisper": 'transcript = mlx_speech.transcribe("audio.wav", model="{name}")',
+    "wav2vec2": 'transcript = mlx_speech.align("audio.wav", "What was said.", model="{name}")',
+    "wespeaker": 'voice = mlx_speech.embed("audio.wav", model="{name}")',
+    "silero-vad": 'spans = mlx_speech.detect_speech("audio.wav", model="{name}")',
+}
+_NAME = "hub:ORG/NAME"
+
+
 def config_of(
-    opened: Opened, outline: Mapping[str, mx.array], source: str, quantization: Quantization | None
+    opened: Opened,
+    outline: Mapping[str, mx.array],
+    source: str,
+    quantization: Quantization | None,
+    kept: tuple[str, ...] = (),
 ) -> str:
-    """``config.json``: format version, family, configuration, quantisation and provenance."""
+    """``config.json``: format version, family, configuration, quantisation and provenance.
+
+    ``kept`` are the patterns of layers that were left unquantised on purpose.
+    """
     data = {
         "format_version": FORMAT_VERSION,
         "family": opened.family.name,
         "config": dataclasses.asdict(opened.config),
         **({"quantization": quantization.as_dict()} if quantization else {}),
-        "provenance": _provenance(opened, outline, source),
+        "provenance": {
+            **_provenance(opened, outline, source),
+            **({"kept_float": list(kept)} if kept else {}),
+        },
     }
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
@@ -97,13 +117,24 @@ def model_card(folder: Path, source: str, licence: str | None, told: Mapping[str
     tags = ["mlx", "mlx-speech", family, *(["quantized"] if "quantization" in data else [])]
     front = {
         "library_name": "mlx",
-        "license": _HUB_LICENCES.get(licence or "", licence if licence and licence.islower() else "other"),
+        **(
+            {"license": _HUB_LICENCES.get(licence, licence if licence.islower() else "other")}
+            if licence
+            else {}
+        ),
+        **(
+            {"language": card.languages}
+            if card and len(card.languages) == 2 and card.languages != "99"
+            else {}
+        ),
         **({"base_model": base} if known else {}),
         **({"pipeline_tag": _TASKS[family]} if family in _TASKS else {}),
     }
     lines = ["---", *(f"{k}: {v}" for k, v in front.items()), "tags:", *(f"- {t}" for t in tags), "---", ""]
     q = data.get("quantization")
     packed = f", its large layers in {q['bits']} bits in groups of {q['group_size']}" if q else ""
+    if kept := provenance.get("kept_float"):
+        packed += f" but for {', '.join(f'`{k}`' for k in kept)}"
     lines += [
         f"# {provenance['source']} for MLX",
         "",
@@ -114,12 +145,17 @@ def model_card(folder: Path, source: str, licence: str | None, told: Mapping[str
         "```python",
         "import mlx_speech",
         "",
-        'model = mlx_speech.load("hub:ORG/NAME")  # or this folder',
+        _USAGE.get(family, 'model = mlx_speech.load("{name}")').format(name=_NAME) + "  # or a folder's path",
         "```",
         "",
         *_parity_table(told),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def name_repository(card: str, repo: str) -> str:
+    """A card of :func:`model_card` whose example names the repository that it is in."""
+    return re.sub(r'"hub:[^"\s]+"', f'"hub:{repo}"', card) if "`mlx-convert`" in card else card
 
 
 def _parity_table(told: Mapping[str, Any] | None) -> list[str]:
@@ -129,7 +165,7 @@ def _parity_table(told: Mapping[str, Any] | None) -> list[str]:
         stages = ", ".join(told["stages"])
         return [f"`parity.json` holds goldens of {stages}; the original was not run beside this conversion."]
     lines = [
-        f"Against the original ({told['original']}) on fixed noise, in float32:",
+        f"On fixed noise, in float32, against the original ({told['original']}):",
         "",
         "| stage | max abs | relative L2 | cosine |",
         "|---|---|---|---|",

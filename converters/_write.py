@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+import mlx_speech
 from mlx_speech import weights
 from mlx_speech.converters import _certificate
 from mlx_speech.converters._record import config_of, licence_of, model_card
 from mlx_speech.converters._store import SHARD_BYTES, write_safetensors
 from mlx_speech.errors import CheckpointError, OptionError, OutputError
-from mlx_speech.loading import Opened
+from mlx_speech.loading import Opened, read_model
 from mlx_speech.quantization import PARTS, Quantization, layers_to_quantize
 
 _LARGE = 2 * 10**9  # bytes of weights beyond which a conversion takes less memory than the model
@@ -33,6 +35,7 @@ class ConvertOptions:
     Args:
         dtype: of the floating-point tensors; as in the source where ``None``.
         quantization: of the layers that the family names; none where ``None``.
+        keep_float: names of layers that are not quantised all the same, with ``*`` for any part of a name.
         shard_bytes: the most bytes of tensors in one file.
         force: replace a converted checkpoint that is there.
         original: what ran the original, and what it made of the certificate's inputs.
@@ -42,6 +45,7 @@ class ConvertOptions:
 
     dtype: mx.Dtype | None = None
     quantization: Quantization | None = None
+    keep_float: tuple[str, ...] = ()
     shard_bytes: int = SHARD_BYTES
     force: bool = False
     original: tuple[str, dict[str, np.ndarray]] | None = None
@@ -71,7 +75,7 @@ def convert_checkpoint(
     check_target(target, options.force)
     model = opened.build()
     made = opened.outline(model)
-    recipe = _Recipe(options.dtype, options.quantization, _layers(opened, model, options.quantization))
+    recipe = _Recipe(options.dtype, options.quantization, _layers(opened, model, options))
     outline = dict(recipe.apply(made.items()))
     where = str(opened.tensors.path)
     with _beside(target) as work:
@@ -79,13 +83,15 @@ def convert_checkpoint(
         tensors = _finite(recipe.apply(stream), where)
         metadata = {"format": "mlx", "family": opened.family.name}
         write_safetensors(work, outline, tensors, metadata, options.shard_bytes)
-        text = config_of(opened, outline, source, recipe.quantization or opened.quantization)
+        text = config_of(
+            opened, outline, source, recipe.quantization or opened.quantization, options.keep_float
+        )
         (work / "config.json").write_text(text, encoding="utf-8")
         _copy_companions(opened, work)
         told = None
         small = sum(x.nbytes for x in outline.values()) <= _LARGE
         if small if options.goldens is None else options.goldens:
-            told = _certificate.certificate(work, options.original)
+            told = _certificate.certificate(work, options.original or _before(opened, outline, made))
             _certificate.write(work, told)
         card = model_card(work, source, licence_of(source, opened.folder), told)
         (work / "README.md").write_text(card, encoding="utf-8")
@@ -110,13 +116,32 @@ def _copy_companions(opened: Opened, work: Path) -> None:
         shutil.copyfile(file, work / name)
 
 
-def _layers(opened: Opened, model: nn.Module, q: Quantization | None) -> tuple[str, ...]:
+def _before(
+    opened: Opened, outline: Mapping[str, mx.array], made: Mapping[str, mx.array]
+) -> tuple[str, _certificate.Stages] | None:
+    """What the weights give as they were, where fewer bits are kept of them: the certificate tells the cost."""
+    lost = any(
+        k not in outline or (outline[k].dtype != x.dtype and outline[k].dtype.size <= x.dtype.size)
+        for k, x in made.items()
+    )
+    if not lost or sum(4 * x.size for x in made.values()) > _LARGE:
+        return None
+    model = read_model(opened, str(opened.tensors.path), "float32")
+    inputs = _certificate.fixed_inputs(opened.family.name, opened.config)
+    whose = f"mlx_speech {mlx_speech.__version__}, the weights as they were"
+    return whose, _certificate.run_stages(opened.family.name, model, inputs)
+
+
+def _layers(opened: Opened, model: nn.Module, options: ConvertOptions) -> tuple[str, ...]:
     """The layers to quantise.
 
     Raises:
-        OptionError: there are none, or the checkpoint is quantised already.
+        OptionError: there are none, the checkpoint is quantised already, or a layer to keep is none of them.
     """
+    q = options.quantization
     if q is None:
+        if options.keep_float:
+            raise OptionError("--keep-float names layers that --quantize is to leave; give both")
         return ()
     if opened.quantization:
         raise OptionError(
@@ -128,7 +153,16 @@ def _layers(opened: Opened, model: nn.Module, q: Quantization | None) -> tuple[s
             "has no layers worth it" if not opened.family.quantised else "no layer's width divides into them"
         )
         raise OptionError(f"--quantize {q.bits} --group-size {q.group_size}: {opened.family.name} {why}")
-    return found
+    for pattern in options.keep_float:
+        if not fnmatch.filter(found, pattern):
+            raise OptionError(
+                f"--keep-float {pattern}: no layer of that name would be quantised; there are "
+                f"{found[0]} … {found[-1]}"
+            )
+    left = tuple(n for n in found if not any(fnmatch.fnmatchcase(n, p) for p in options.keep_float))
+    if not left:
+        raise OptionError(f"--keep-float {' '.join(options.keep_float)}: no layer is left to quantise")
+    return left
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,14 @@ def convert(  # each option is one argument
     group_size: Annotated[
         int, typer.Option("--group-size", help="Weights that share a scale: 32, 64 or 128.")
     ] = DEFAULT_GROUP_SIZE,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-float",
+            metavar="NAME",
+            help="Do not quantise these layers: 'decoder.token_embedding', 'encoder.*'. May be repeated.",
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Of SRC, where it is a Hub repository.")] = None,
     certify: Annotated[
         bool,
@@ -78,6 +87,7 @@ def convert(  # each option is one argument
     options = ConvertOptions(
         dtype=runtime.resolve_dtype(dtype.value, half=False) if dtype else None,
         quantization=packing,
+        keep_float=tuple(keep_float or ()),
         force=force,
         original=_original(opened) if certify else None,
         goldens=True if certify else goldens,
@@ -135,15 +145,25 @@ def upload(
 
 @app.command("list")
 def list_families() -> None:
-    """List the model families, the layouts that are read, and the names that are known."""
-    table = Table(box=None, header_style="bold")
-    for heading in ("family", "layouts", "names"):
-        table.add_column(heading)
+    """List the model families, the layouts that are read, and the names that are known with their licences."""
+    table = _table("family", "layouts")
     for family in families():
-        layouts = ["mlx_speech", *(x.name.removeprefix(f"{family.name}-") for x in family.layouts)]
-        names = [c.alias for c in CARDS.values() if c.family == family.name]
-        table.add_row(family.name, ", ".join(layouts), ", ".join(names))
+        names = ["mlx_speech", *(x.name.removeprefix(f"{family.name}-") for x in family.layouts)]
+        # one name for what differs in a network's depth only
+        table.add_row(family.name, ", ".join(dict.fromkeys(re.sub(r"-ResNet\d+$", "", n) for n in names)))
     out.print(table)
+    out.print()
+    table = _table("name", "family", "licence", "origin")
+    for card in CARDS.values():
+        table.add_row(card.alias, card.family, card.licence, card.repo or card.origin)
+    out.print(table)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
 
 
 @app.command()

@@ -93,7 +93,11 @@ def load(name: str, *, dtype: str | None = None) -> Any:
     runtime.prepare()
     path = hub.locate(name)
     card = find_card(name)
-    opened = open_checkpoint(path, card.family if card else None)
+    return read_model(open_checkpoint(path, card.family if card else None), name, dtype)
+
+
+def read_model(opened: Opened, name: str, dtype: str | None = None) -> Any:
+    """The model of a checkpoint that was opened; see :func:`load`."""
     model = opened.build()
     opened.outline(model)  # all that is wrong is told before anything is read
     wanted = runtime.resolve_dtype(dtype, opened.family.half)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from mlx_speech.converters import _store, _write
 from mlx_speech.converters._certificate import FILE, certificate, fixed_inputs, noise, run_stages, verify
-from mlx_speech.converters._record import licence_of, rules_version
+from mlx_speech.converters._record import licence_of, name_repository, rules_version
 from mlx_speech.converters._store import write_safetensors
 from mlx_speech.converters._write import ConvertOptions, convert_checkpoint
 from mlx_speech.converters.cli import app, at_revision
@@ -90,6 +91,9 @@ def test_the_record_tells_where_it_comes_from(tmp_path):
     card = (tmp_path / "made/README.md").read_text()
     assert "license: cc-by-nc-4.0" in card
     assert "library_name: mlx" in card
+    assert 'mlx_speech.transcribe("audio.wav", model="hub:ORG/NAME")' in card
+    assert 'model="hub:me/mine")' in name_repository(name_repository(card, "a/b"), "me/mine")
+    assert name_repository('load("hub:x/y")', "me/mine") == 'load("hub:x/y")', "someone else's card"
     assert (tmp_path / "made/LICENSE").read_text() == "terms"
     assert licence_of("whisper-tiny.en", tmp_path) == "Apache-2.0"
     assert licence_of("nothing", tmp_path / "made" / "none") is None
@@ -298,6 +302,14 @@ def test_an_oversized_header_is_named(tmp_path):
     path.write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged or incomplete"):
         open_checkpoint(path)
+
+
+def test_the_list_tells_names_and_licences():
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["list"])
+    assert done.exit_code == 0
+    lines = done.output.splitlines()
+    assert any(re.match(r"wespeaker +mlx_speech, pyannote, .*onnx-by-order\s*$", line) for line in lines)
+    assert any(re.match(r"whisper-large-v3-turbo +whisper +MIT +openai/whisper", line) for line in lines)
 
 
 def test_a_revision_needs_a_repository(tmp_path):

@@ -75,6 +75,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
 def test_up_and_down_again(hub, folder, capsys, caplog):
     url = upload(folder, NAME)
     repo = hub.repos[NAME]
+    assert f'model="hub:{NAME}"'.encode() in repo.files["README.md"]
     assert url == f"{hub.url}/{NAME}/commit/{repo.sha}"
     assert len(repo.commits) == 2, "the repository's making, and one commit"
     assert repo.files == {p.name: p.read_bytes() for p in folder.iterdir()}

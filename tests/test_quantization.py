@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_speech.converters._certificate import verify
 from mlx_speech.converters._write import ConvertOptions, convert_checkpoint
 from mlx_speech.errors import CheckpointError, OptionError
 from mlx_speech.loading import load, open_checkpoint
@@ -75,6 +76,62 @@ def unpacked(model: nn.Module) -> dict[str, mx.array]:
         m = modules[name]
         found[f"{name}.weight"] = mx.dequantize(*parts, group_size=m.group_size, bits=m.bits)
     return found
+
+
+def test_layers_that_are_to_stay_are_not_packed(tmp_path):
+    opened = open_checkpoint(saved(tmp_path / "plain", "whisper"))
+    keep = ("decoder.token_embedding", "encoder.*.attn.*")
+    options = ConvertOptions(quantization=Quantization(4, 32), keep_float=keep)
+    packed = convert_checkpoint(opened, tmp_path / "made", "test", options)
+    assert "encoder.blocks.0.fc1" in packed
+    assert not [n for n in packed if n == keep[0] or n.startswith("encoder.blocks.0.attn.")]
+    assert quantized_layers(open_checkpoint(tmp_path / "made").tensors) == packed
+    told = json.loads((tmp_path / "made/config.json").read_text())
+    assert told["provenance"]["kept_float"] == list(keep)
+    assert told["quantization"] == {"bits": 4, "group_size": 32}
+    model, exact = load(f"path:{tmp_path / 'made'}"), made("whisper")
+    assert isinstance(model.encoder.blocks[0].fc1, nn.QuantizedLinear)
+    assert mx.array_equal(model.decoder.token_embedding.weight, exact.decoder.token_embedding.weight)
+    assert verify(tmp_path / "made")["logits"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("q", "keep", "message"),
+    [
+        (
+            Quantization(4, 32),
+            ("decoder.embedding",),
+            r"--keep-float decoder\.embedding: no layer of that name",
+        ),
+        (Quantization(4, 32), ("encoder.*", "decoder.*"), "no layer is left"),
+        (None, ("encoder.*",), "that --quantize is to leave"),
+    ],
+)
+def test_names_of_no_layer_are_refused(tmp_path, q, keep, message):
+    opened = open_checkpoint(saved(tmp_path / "plain", "whisper"))
+    with pytest.raises(OptionError, match=message):
+        convert_checkpoint(opened, tmp_path / "made", "test", ConvertOptions(quantization=q, keep_float=keep))
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_certificate_tells_what_the_lost_bits_cost(tmp_path):
+    told = {}
+    opened = open_checkpoint(saved(tmp_path / "plain", "whisper"))
+    for bits in (8, 4, None):
+        q = Quantization(bits, 32) if bits else None
+        convert_checkpoint(opened, tmp_path / f"{bits}", "test", ConvertOptions(quantization=q))
+        told[bits] = json.loads((tmp_path / f"{bits}/parity.json").read_text())
+    assert told[None]["original"] is None
+    assert told[8]["original"].endswith("the weights as they were")
+    errors = [told[b]["stages"]["logits"]["against_original"]["relative_l2"] for b in (8, 4)]
+    assert 0 < errors[0] < errors[1] / 4
+    convert_checkpoint(opened, tmp_path / "half", "test", ConvertOptions(mx.float16))
+    half = json.loads((tmp_path / "half/parity.json").read_text())
+    assert half["stages"]["logits"]["against_original"]["relative_l2"] < errors[0]
+    convert_checkpoint(
+        open_checkpoint(tmp_path / "half"), tmp_path / "wide", "test", ConvertOptions(mx.float32)
+    )
+    assert json.loads((tmp_path / "wide/parity.json").read_text())["original"] is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
