@@ -7,7 +7,9 @@ One process a contestant; each prints one JSON line a measurement. Every window 
 decoded to a fixed number of tokens, greedily and without rules that could end it early, so that both sides do
 the same work: encoder, prompt, then one step a token. Models: base with real weights, and one of large-v3's
 size with seeded weights (``--sizes`` picks). transformers runs in float16 with SDPA, with its dynamic cache
-and with a static cache under ``torch.compile``; the better one counts. ``--sizes tiny --device cpu`` rehearses.
+and with a static cache under ``torch.compile`` (``--ways`` picks, for the second takes long to compile); the
+better one counts. Without ``--base`` its base has seeded weights: the same work. ``--sizes tiny --device cpu``
+rehearses.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +154,13 @@ def transformers(arguments: argparse.Namespace) -> None:
     torch.set_grad_enabled(False)
     cuda = arguments.device != "cpu"
     for size in arguments.sizes:
-        model = _torch_model(size, arguments.base if size == "base" else None)
-        model = model.eval().to("cuda" if cuda else "cpu", torch.float16 if cuda else torch.float32)
+        device = "cuda" if cuda else "cpu"
+        model = _torch_model(size, arguments.base if size == "base" else None, device)
+        model = model.eval().to(device, torch.float16 if cuda else torch.float32)
         for batch in arguments.batches:
             mel = torch.from_numpy(windows(batch, model.config.num_mel_bins)).transpose(1, 2)
             mel = mel.to(model.device, model.dtype).contiguous()
-            for name, generate in _ways(model, arguments.tokens, cuda and not arguments.no_compile):
+            for name, generate in _ways(model, arguments.tokens, arguments.ways):
                 if cuda:
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
@@ -188,7 +191,7 @@ def transformers(arguments: argparse.Namespace) -> None:
         del model
 
 
-def _ways(model: Any, tokens: int, compiled: bool) -> Iterator[tuple[str, Callable[[Any], None]]]:
+def _ways(model: Any, tokens: int, ways: Sequence[str]) -> Iterator[tuple[str, Callable[[Any], None]]]:
     import torch
 
     def generate(mel: Any, **options: Any) -> None:
@@ -196,8 +199,10 @@ def _ways(model: Any, tokens: int, compiled: bool) -> Iterator[tuple[str, Callab
         found = _plain_generate(model, mel, start, tokens, **options)
         assert found.shape[1] >= tokens, f"{found.shape[1]} tokens instead of {tokens}"
 
-    yield "transformers, dynamic cache", generate
-    if compiled:
+    if "dynamic" in ways:
+        yield "transformers, dynamic cache", generate
+    if "compiled" in ways:
+        torch._dynamo.reset()  # else the next batch size is compiled for every size, and runs slower
         forward = model.forward
         model.forward = torch.compile(forward, mode="reduce-overhead", fullgraph=True)
         yield "transformers, static cache, compiled", lambda mel: generate(mel, cache_implementation="static")
@@ -226,7 +231,7 @@ def _plain_generate(model: Any, mel: Any, start: Any, tokens: int, **options: An
     )
 
 
-def _torch_model(size: str, folder: Path | None) -> Any:
+def _torch_model(size: str, folder: Path | None, device: str) -> Any:
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
     from transformers import logging as transformers_logging
@@ -246,7 +251,8 @@ def _torch_model(size: str, folder: Path | None) -> Any:
         decoder_ffn_dim=4 * width,
         attn_implementation="sdpa",
     )
-    model = WhisperForConditionalGeneration(config)
+    with torch.device(device):
+        model = WhisperForConditionalGeneration(config)
     if folder is not None and (folder / "model.safetensors").is_file():
         return WhisperForConditionalGeneration.from_pretrained(folder, attn_implementation="sdpa")
     if folder is not None:
@@ -293,7 +299,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="gpu", choices=["gpu", "cpu"])
-    parser.add_argument("--no-compile", action="store_true", help="transformers with its dynamic cache alone")
+    parser.add_argument("--ways", nargs="+", default=["dynamic", "compiled"], choices=["dynamic", "compiled"])
     arguments = parser.parse_args()
     (ours if arguments.contestant == "ours" else transformers)(arguments)
     return 0
