@@ -17,6 +17,7 @@ from mlx_speech.errors import (
     VoicesError,
 )
 from mlx_speech.loading import load
+from mlx_speech.memory import limit_memory
 from mlx_speech.pipeline import (
     Aligner,
     Diarizer,
@@ -89,6 +90,7 @@ __all__ = [
     "diarize",
     "embed",
     "hear_voice",
+    "limit_memory",
     "load",
     "load_voices",
     "render",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mlx_speech.errors import MLXSpeechError, OptionError
+from mlx_speech.memory import cache_limit
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 
 BLAS_VARIABLE = "MLX_SPEECH_BLAS"
-CACHE_VARIABLE = "MLX_SPEECH_CACHE_LIMIT"
 LSTM_VARIABLE = "MLX_SPEECH_LSTM"
-DEFAULT_CACHE_LIMIT = 1 << 30  # bytes; MLX's own default grows with the work until memory is full
 
 _SYSTEM_LIBRARIES = ("libopenblas.so.0", "libmkl_rt.so.2", "libblis.so.4")
 # wheels that carry an OpenBLAS under its plain names, and the files to load in order
@@ -127,10 +126,7 @@ def prepare() -> None:
     global _warned
     import mlx.core as mx
 
-    value = os.environ.get(CACHE_VARIABLE, str(DEFAULT_CACHE_LIMIT))
-    if not value.isdigit():
-        raise OptionError(f"{CACHE_VARIABLE}={value!r} is not a number of bytes")
-    mx.set_cache_limit(int(value))
+    mx.set_cache_limit(cache_limit())
     if not start().optimised and on_cpu() and not _warned and os.environ.get(BLAS_VARIABLE) != "none":
         _warned = True
         warnings.warn(

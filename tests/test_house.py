@@ -26,6 +26,7 @@ TOP = "__init__"
 # A room may import those before it, and itself. Beside the line of DESIGN.md stand the rooms it leaves open.
 ORDER = [
     {"types", "errors"},
+    {"memory"},
     {"runtime", "registry", "weights", "writers", "readers", "voices", "spool"},
     {"audio", "features", "hub", "quantization"},
     {"layers"},

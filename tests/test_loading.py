@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_speech import runtime
+from mlx_speech import memory, runtime
 from mlx_speech.converters._table import _MODULES, families, get_family
 from mlx_speech.errors import CheckpointError, ModelNotFoundError, OptionError
 from mlx_speech.hub import ASSETS
@@ -290,15 +290,15 @@ def test_families_are_known_by_their_names():
 
 @pytest.mark.parametrize("value", ["lots", "-1", "1.5", ""])
 def test_a_cache_limit_that_is_no_number_is_refused(monkeypatch, value):
-    monkeypatch.setenv(runtime.CACHE_VARIABLE, value)
-    with pytest.raises(OptionError, match=f"{runtime.CACHE_VARIABLE}="):
+    monkeypatch.setenv(memory.CACHE_VARIABLE, value)
+    with pytest.raises(OptionError, match=f"{memory.CACHE_VARIABLE}="):
         runtime.prepare()
 
 
 def test_the_cache_limit_is_set(monkeypatch):
-    monkeypatch.setenv(runtime.CACHE_VARIABLE, "123456")
+    monkeypatch.setenv(memory.CACHE_VARIABLE, "123456")
     runtime.prepare()
-    assert mx.set_cache_limit(runtime.DEFAULT_CACHE_LIMIT) == 123456
+    assert mx.set_cache_limit(memory.DEFAULT_CACHE_LIMIT) == 123456
 
 
 def test_one_blas_thread_is_given_back():

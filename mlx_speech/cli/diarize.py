@@ -11,7 +11,7 @@ import typer
 from mlx_speech import Diarization, DiarizeOptions, Diarizer, MLXSpeechError
 from mlx_speech.cli.console import FAILED, app, clock, complain_of, errors, out, progress
 from mlx_speech.cli.formats import parse_formats
-from mlx_speech.cli.options import Dir, Files, Identify, IdentifyThreshold, Quiet, targets_for
+from mlx_speech.cli.options import Dir, Files, Identify, IdentifyThreshold, MaxMemory, Quiet, targets_for
 from mlx_speech.cli.speakers import diarizer_for, tell_identities
 from mlx_speech.pipeline import DEFAULT_EMBEDDING, DEFAULT_SEGMENTATION
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
@@ -44,6 +44,7 @@ def diarize(
     ] = DEFAULT_EMBEDDING,
     identify: Identify = False,
     identify_threshold: IdentifyThreshold = THRESHOLD,
+    max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
     """Find out who speaks when: turns with speakers, as RTTM and JSON."""

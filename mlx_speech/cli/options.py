@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mlx_speech.errors import OptionError
+from mlx_speech.memory import limit_memory
 
 
 class Dtype(str, Enum):
@@ -33,6 +34,15 @@ Dir = Annotated[Path, typer.Option("--output-dir", "-o", help="Where the results
 Language = Annotated[
     str | None,
     typer.Option("--language", "-l", help="Spoken language, code or name; detected by default."),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        callback=lambda limit: limit_memory(limit),
+        help="What the process may take, such as 4GB: batches become smaller for it.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print neither text nor progress.")]
 

@@ -25,6 +25,7 @@ from mlx_speech.cli.options import (
     Files,
     Identify,
     IdentifyThreshold,
+    MaxMemory,
     Model,
     Quiet,
     targets_for,
@@ -113,6 +114,7 @@ def transcribe(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 where the audit of a result finds something.")
     ] = False,
+    max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
     """Transcribe recordings: words with times and speakers, as text, JSON and subtitles.

@@ -6,7 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from mlx_speech.errors import OptionError
+from mlx_speech.memory import tidy
+from mlx_speech.spool import forget
 
 AudioLike = str | os.PathLike[str] | Any
 """A path, or (T,) floating-point samples at 16 kHz within [-1, 1]: a numpy or an MLX array."""
@@ -17,6 +21,21 @@ Progress = Callable[[str, float, float], None]
 
 def unheard(stage: str, done: float, total: float) -> None:
     """Progress that nobody asked for."""
+
+
+def sparing(samples: np.ndarray, tell: Progress) -> Progress:
+    """Progress that gives memory back on the way: what was read of the samples, and what a stage leaves behind."""
+    last = ""
+
+    def report(stage: str, done: float, total: float) -> None:
+        nonlocal last
+        forget(samples)
+        if stage != last:
+            tidy()
+            last = stage
+        tell(stage, done, total)
+
+    return report
 
 
 def expect(model: Any, kind: type[Any] | tuple[type[Any], ...], name: str) -> Any:

@@ -13,7 +13,7 @@ from mlx_speech.hub import ASSETS
 from mlx_speech.loading import load
 from mlx_speech.models.pyannet import PyanNet
 from mlx_speech.models.wespeaker import WeSpeaker
-from mlx_speech.pipeline.basis import AudioLike, Progress, expect, unheard
+from mlx_speech.pipeline.basis import AudioLike, Progress, expect, sparing, unheard
 from mlx_speech.stages.diarize import (
     DEFAULT_PRESET,
     DiarizeOptions,
@@ -104,7 +104,8 @@ class Diarizer:
             OptionError: no preset has that name.
         """
         options = preset(options) if isinstance(options, str) else options
-        samples, report = as_audio(audio), progress or unheard
+        samples = as_audio(audio)
+        report = sparing(samples, progress or unheard)
         if segmentation is None:
             found = diarize_samples(self.segmentation, self.embedding, self.plda, samples, options, report)
         else:

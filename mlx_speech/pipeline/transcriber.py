@@ -14,11 +14,10 @@ from mlx_speech.errors import OptionError
 from mlx_speech.loading import load
 from mlx_speech.models.whisper import Whisper
 from mlx_speech.pipeline.aligner import Aligner
-from mlx_speech.pipeline.basis import AudioLike, Progress, expect, unheard
+from mlx_speech.pipeline.basis import AudioLike, Progress, expect, sparing, unheard
 from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad, segmented_speech
 from mlx_speech.pipeline.diarizer import Diarizer
 from mlx_speech.pipeline.journal import BATCH, SEGMENTATION, Journal, journal_key
-from mlx_speech.spool import forget
 from mlx_speech.stages.audit import audit
 from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, preset
 from mlx_speech.stages.options import TranscribeOptions
@@ -124,11 +123,7 @@ class Transcriber:
         tell("read", 0.0, 0.0)
         samples = as_audio(audio)  # decoded once, for all stages
         duration = len(samples) / SAMPLE_RATE
-
-        def report(stage: str, done: float, total: float) -> None:
-            forget(samples)  # what lies behind takes no memory
-            tell(stage, done, total)
-
+        report = sparing(samples, tell)
         report("read", duration, duration)
         with self._journal(resume, samples, (options, speech, speakers)) as journal:
             segmentation = None

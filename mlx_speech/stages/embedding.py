@@ -17,12 +17,14 @@ import numpy as np
 from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.features import FBANK_HOP, FBANK_WINDOW, kaldi_fbank
+from mlx_speech.memory import fitting
 from mlx_speech.models.wespeaker import WeSpeaker
 from mlx_speech.stages.segmentation import Segmentation, cut
 
 _SHRINK = 8  # fbank frames a trunk frame
 _CONTEXT = 14  # trunk frames: half of what one of them hears, so that blocks do not show
 _BLOCK, _GPU_BLOCK = 30.0, 240.0  # seconds of audio in the trunk at once: bounds memory
+_NEEDED, _NEEDED_SECOND = 40 << 20, 18 << 20  # bytes a window takes, and a second of a block, measured
 _PIECE = 30.0  # seconds: the longest audio embedded as one
 
 
@@ -53,7 +55,7 @@ def embed_windows(
     windows, _, speakers = active.shape
     found = np.full((windows, speakers, model.config.embedding), np.nan, np.float32)
     grid, duration = segmentation.grid, len(samples) / SAMPLE_RATE
-    batch_size = batch_size or (4 if runtime.on_cpu() else 64)
+    batch_size = batch_size or fitting(_NEEDED, 4 if runtime.on_cpu() else 64)
     embed = _shared if shared_trunk else _each
     for rows, voices in runtime.on_host(embed(model, samples, segmentation, masks, batch_size)):
         found[rows] = voices
@@ -102,7 +104,8 @@ def _shared(
         return
     scale = SAMPLE_RATE / (_SHRINK * FBANK_HOP)
     firsts = np.rint(np.arange(len(masks)) * grid.step * scale).astype(np.int64)
-    group = max(1, int((_BLOCK if runtime.on_cpu() else _GPU_BLOCK) / grid.step))
+    seconds = fitting(_NEEDED_SECOND, round(_BLOCK if runtime.on_cpu() else _GPU_BLOCK))
+    group = max(1, int(seconds / grid.step))
     held, base = mx.zeros((0, model.config.num_features)), 0
     for at in range(0, len(masks), group):
         rows = np.arange(at, min(at + group, len(masks)))

@@ -16,10 +16,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_speech.audio import SAMPLE_RATE
+from mlx_speech.memory import fitting
 
 # Seconds heard at once. Attention costs their square: longer ones take more time (30 s: a third more with the
 # mini model), shorter ones spend it on margins; words stand where they did (docs/alignment.md)
 _WINDOW = 10.0
+_NEEDED_SECOND = 5 << 20  # bytes a second of a window takes in base models; the mini takes 2 MB
 _MARGIN = 1.0  # seconds of a window that only give its neighbours context
 # letters that no decomposition takes to plain ones
 _PLAIN = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "ı": "i", "þ": "th"}
@@ -113,7 +115,7 @@ class Emissions:
         config = listener.model.config
         self.model, self.audio, self.alphabet = listener.model, audio, listener.alphabet
         self.columns = mx.array(list(columns), mx.int32)
-        self.batch_size = batch_size
+        self.batch_size = fitting(round(_WINDOW * _NEEDED_SECOND), batch_size)
         self.stride = config.frame_stride
         self.frames = config.output_length(len(audio))
         self.size = min(round(_WINDOW * SAMPLE_RATE / self.stride), self.frames)

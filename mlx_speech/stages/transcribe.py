@@ -13,6 +13,7 @@ import numpy as np
 from mlx_speech import runtime
 from mlx_speech.errors import OptionError
 from mlx_speech.features import SAMPLE_RATE, log_mel, pad_or_trim
+from mlx_speech.memory import fitting
 from mlx_speech.models.whisper import Whisper
 from mlx_speech.stages.decode import Decoded, decode, detect_language, is_silence
 from mlx_speech.stages.loops import without_loops
@@ -22,6 +23,7 @@ from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
 from mlx_speech.types import Segment, Span
 
 _ON_CPU, _MOST_ON_GPU = 8, 64  # windows at once
+_BESIDE = 48 << 20  # bytes a window takes besides its keys and values, measured with word times
 _SHORTEST = 0.4  # seconds: a shorter leftover holds no phrase, and silence invites inventions
 
 
@@ -93,11 +95,12 @@ def windows_together(model: Whisper) -> int:
 
     On a GPU what decoding keeps of the audio, each layer's keys and values, takes a sixteenth of its memory.
     """
-    if runtime.on_cpu():
-        return _ON_CPU
     c = model.config
     window = 2 * c.n_text_layer * c.n_audio_ctx * c.n_text_state * model.dtype.size
-    return min(max(runtime.gpu_memory() // (16 * window), _ON_CPU), _MOST_ON_GPU)
+    most = _ON_CPU
+    if not runtime.on_cpu():
+        most = min(max(runtime.gpu_memory() // (16 * window), _ON_CPU), _MOST_ON_GPU)
+    return fitting(2 * window + _BESIDE, most)
 
 
 def main_language(heard: dict[str, float]) -> str | None:
