@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mlx_speech import OptionError, Segment, Span, Transcript, Word
 from mlx_speech.stages.audit import AuditOptions, audit
+from mlx_speech.stages.loops import find_loops
 
 
 def transcript(words, speech, uncertain=()):
@@ -76,3 +78,44 @@ def test_uncertain_words_in_a_row_are_told():
 def test_options_out_of_range_are_named():
     with pytest.raises(OptionError, match="repeats is 1"):
         AuditOptions(repeats=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "longest", "wanted"),
+    [
+        ("a b c d", 2, 4, []),
+        ("x a a a y", 3, 8, [("a", 3)]),
+        ("x a a a y", 4, 8, []),
+        ("a b a b a b a b", 2, 8, [("a b", 4)]),  # not "a b a b" twice: it covers no more
+        ("a a a a b a a a a b", 2, 8, [("a a a a b", 2)]),  # what covers most
+        ("a a a a b a a a a b", 3, 8, [("a", 4), ("a", 4)]),  # where it stands too seldom, what is in it
+        ("a b c a b c", 2, 2, []),
+    ],
+)
+def test_of_repeating_phrases_the_one_that_covers_most_is_found(text, least, longest, wanted):
+    words = text.split()
+    found = list(find_loops(words, least, longest))
+    assert [(" ".join(words[x.start : x.start + x.size]), x.times) for x in found] == wanted
+
+
+def test_loops_are_those_of_a_search_of_all_phrases():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        items, least = rng.integers(0, 2, 24).tolist(), int(rng.integers(2, 5))
+        covered = set()
+        for loop in find_loops(items, least, 6):
+            end = loop.start + loop.size * loop.times
+            assert (
+                loop.times >= least
+                and items[loop.start : end] == items[loop.start :][: loop.size] * loop.times
+            )
+            assert items[end : end + loop.size] != items[loop.start : loop.start + loop.size]
+            assert not covered & set(range(loop.start, end))
+            covered |= set(range(loop.start, end))
+        every = [
+            range(at, at + size * least)
+            for size in range(1, 7)
+            for at in range(len(items) - size * least + 1)
+            if items[at : at + size] * least == items[at : at + size * least]
+        ]
+        assert all(covered & set(place) for place in every)  # none is missed altogether

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from mlx_speech.errors import OptionError
+from mlx_speech.stages.loops import find_loops
 from mlx_speech.types import Finding, Span, Transcript, Word
 
 
@@ -96,19 +97,10 @@ def _unheard(speech: Sequence[Span], words: Sequence[Word], options: AuditOption
 def _loops(words: Sequence[Word], options: AuditOptions) -> Iterator[Finding]:
     """A phrase again and again."""
     texts = [w.text.casefold().strip(".,?!…;:") for w in words]
-    at = 0
-    while at < len(texts):
-        for size in range(1, options.longest_phrase + 1):
-            times = 1
-            while texts[at : at + size] == texts[at + times * size : at + (times + 1) * size] != []:
-                times += 1
-            if times >= options.repeats and len(texts[at : at + size]) == size:
-                last = at + times * size - 1
-                said = " ".join(w.text for w in words[at : at + size])
-                yield Finding("loop", words[at].start, words[last].end, f"{said!r} stands {times} times")
-                at = last
-                break
-        at += 1
+    for loop in find_loops(texts, options.repeats, options.longest_phrase):
+        first, last = words[loop.start], words[loop.start + loop.size * loop.times - 1]
+        said = " ".join(w.text for w in words[loop.start : loop.start + loop.size])
+        yield Finding("loop", first.start, last.end, f"{said!r} stands {loop.times} times")
 
 
 def _doubtful(words: Sequence[Word], options: AuditOptions) -> Iterator[Finding]:

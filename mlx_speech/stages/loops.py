@@ -1,9 +1,9 @@
-"""Phrases that a model repeats over and over, written once."""
+"""Phrases that stand over and over in a row: where they are, and a result with each written once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from mlx_speech.stages.decode import Decoded, compression_ratio
 from mlx_speech.stages.tokenizer import Tokenizer
@@ -42,25 +42,47 @@ def without_loops(tokenizer: Tokenizer, result: Decoded, most: int) -> Decoded:
 
 def _repeated(tokens: Sequence[int], most: int) -> set[int]:
     """Indices of tokens that repeat a phrase which stands more than ``most`` times in a row."""
-    gone: set[int] = set()
+    return {
+        n
+        for loop in find_loops(tokens, most + 1, _LONGEST)
+        for n in range(loop.start + loop.size, loop.start + loop.size * loop.times)
+    }
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A phrase that stands several times in a row: where, how long it is, and how often it stands."""
+
+    start: int
+    size: int
+    times: int
+
+
+def find_loops(items: Sequence[object], least: int, longest: int) -> Iterator[Loop]:
+    """Loops in a sequence, from the left, without overlap.
+
+    Of the phrases that stand at least ``least`` times at a place, the one that covers most counts, and of several
+    the shortest: a phrase twice over is no longer phrase.
+
+    Args:
+        items: words, or tokens.
+        least: times in a row from which on a phrase is a loop; 2 or more.
+        longest: of a phrase, in items.
+    """
     at = 0
-    while at < len(tokens):
-        size, times = _loop_at(tokens, at)
-        if times > most:
-            gone.update(range(at + size, at + size * times))
-            at += size * times
-        else:
-            at += 1
-    return gone
+    while at < len(items):
+        loop = _loop_at(items, at, least, longest)
+        if loop:
+            yield loop
+        at += loop.size * loop.times if loop else 1
 
 
-def _loop_at(tokens: Sequence[int], at: int) -> tuple[int, int]:
-    """The phrase at a place that covers most by repeating: its length, and how often it stands."""
-    best = (1, 1)
-    for size in range(1, min(_LONGEST, (len(tokens) - at) // 2) + 1):
-        phrase, times = tokens[at : at + size], 1
-        while tokens[at + size * times : at + size * (times + 1)] == phrase:
+def _loop_at(items: Sequence[object], at: int, least: int, longest: int) -> Loop | None:
+    best: Loop | None = None
+    for size in range(1, min(longest, (len(items) - at) // least) + 1):
+        phrase, times = items[at : at + size], 1
+        while items[at + size * times : at + size * (times + 1)] == phrase:
             times += 1
-        if times > 1 and (size * times, -size) > (best[0] * best[1], -best[0]):
-            best = (size, times)
+        if times >= least and (best is None or size * times > best.size * best.times):
+            best = Loop(at, size, times)
     return best
