@@ -29,6 +29,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from asr_contestants import ctranslate2_folder
 from bench_asr import word_errors, words_of
 
 from mlx_speech.audio import SAMPLE_RATE, load_audio
@@ -95,7 +96,8 @@ def faster_whisper(size: str, compute: str) -> Hear:
 
     from mlx_speech.hub import locate
 
-    model = WhisperModel(str(locate(f"whisper-{size}")), device="cpu", compute_type=compute, cpu_threads=1)
+    folder = ctranslate2_folder(locate(f"whisper-{size}"), KEPT / f"ctranslate2-{size}")
+    model = WhisperModel(str(folder), device="cpu", compute_type=compute, cpu_threads=1)
     options: dict[str, Any] = {"beam_size": 1, "best_of": 1, "temperature": 0.0, "language": "en"}
     return lambda utterances: [
         " ".join(s.text for s in model.transcribe(a, **options)[0]) for a in utterances
@@ -218,6 +220,7 @@ def hear_all(size: str, row: Row) -> None:
     """Hear what a row has not heard yet."""
     done = heard(size, row)
     left = [(n, f) for n, (f, _) in utterances().items() if n not in done]
+    KEPT.mkdir(parents=True, exist_ok=True)
     if not left:
         return
     hear = row.build(size, **row.options)

@@ -107,7 +107,9 @@ def test_loops_are_those_of_a_search_of_all_phrases():
             end = loop.start + loop.size * loop.times
             assert (
                 loop.times >= least
-                and items[loop.start : end] == items[loop.start :][: loop.size] * loop.times
+            )
+            assert (
+                items[loop.start : end] == items[loop.start :][: loop.size] * loop.times
             )
             assert items[end : end + loop.size] != items[loop.start : loop.start + loop.size]
             assert not covered & set(range(loop.start, end))
