@@ -73,7 +73,7 @@ MODES = (
         {"prompt": PROMPT, "beam_size": 5},
         CLIPS[:2],
     ),
-    Mode("with a prefix", {"prefix": "And so"}, {"prefix": "And so"}, CLIPS[:1]),
+    Mode("with a prefix", {"prefix": "And so my"}, {"prefix": "And so my"}, CLIPS[:1]),
 )
 FOREIGN = (
     Mode("transcribed", {}, {}),
