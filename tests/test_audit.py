@@ -105,12 +105,8 @@ def test_loops_are_those_of_a_search_of_all_phrases():
         covered = set()
         for loop in find_loops(items, least, 6):
             end = loop.start + loop.size * loop.times
-            assert (
-                loop.times >= least
-            )
-            assert (
-                items[loop.start : end] == items[loop.start :][: loop.size] * loop.times
-            )
+            assert loop.times >= least
+            assert items[loop.start : end] == items[loop.start :][: loop.size] * loop.times
             assert items[end : end + loop.size] != items[loop.start : loop.start + loop.size]
             assert not covered & set(range(loop.start, end))
             covered |= set(range(loop.start, end))
