@@ -256,7 +256,12 @@ def find_layout(layouts: Sequence[Layout], keys: Iterable[str], where: str = "ch
         return fits[0]
     if fits:
         raise CheckpointError(f"{where} fits several layouts: {', '.join(f.name for f in fits)}")
-    _, name, reason = min(reasons)
+    overlap, name, reason = min(reasons)
+    if not overlap:
+        raise CheckpointError(
+            f"{where}: none of its {len(grouped.all)} keys is known ({', '.join(list(grouped.all)[:4])} …); "
+            "'mlx-convert list' shows what is read"
+        )
     raise CheckpointError(f"{reason} (nearest layout: {name}; 'mlx-convert list' shows all)")
 
 

@@ -89,7 +89,7 @@ def _convert(source: Path, target: Path, bits: int) -> Row:
         f"{peak / size:.2f}",
         "1",
         peak < size,
-        f"{peak / 1e9:.2f} GB resident at most, {before / 1e9:.2f} before it; {size / 1e9:.2f} GB in {seconds:.0f} s",
+        f"{peak / 1e9:.2f} GB at most, {before / 1e9:.2f} before it; {size / 1e9:.2f} GB in {seconds:.0f} s",
     )
 
 
