@@ -34,17 +34,16 @@ class Sampler(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.stage, self.peaks, self.running = "start", {}, True
-        self.seconds: dict[str, float] = {}
-        self.begun = time.perf_counter()
+        self.now, self.peaks, self.seconds = (0.0, 0.0), {}, {}
+        self.running, self.begun = True, time.perf_counter()
 
     def __call__(self, stage: str, done: float, total: float) -> None:
-        """A pipeline's ``progress``: memory is the last stage's until the next one begins."""
-        if stage != self.stage:
-            self._look()
-            now = time.perf_counter()
-            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.begun
-            self.stage, self.begun = stage, now
+        """A pipeline's ``progress``: what passed since the last report belongs to the stage told."""
+        self._look()
+        before, now = self.peaks.get(stage, (0.0, 0.0)), time.perf_counter()
+        self.peaks[stage] = (max(before[0], self.now[0]), max(before[1], self.now[1]))
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.begun
+        self.now, self.begun = (0.0, 0.0), now
 
     def run(self) -> None:
         while self.running:
@@ -58,8 +57,7 @@ class Sampler(threading.Thread):
         }
         files = (int(found["RssFile"]) + int(found["RssShmem"])) / 1024
         own = int(found["RssAnon"]) / 1024
-        before = self.peaks.get(self.stage, (0.0, 0.0))
-        self.peaks[self.stage] = (max(before[0], own + files), max(before[1], own))
+        self.now = (max(self.now[0], own + files), max(self.now[1], own))
 
 
 def measure(minutes: float, words: float | None, limit: str | None) -> dict[str, Any]:
@@ -74,9 +72,8 @@ def measure(minutes: float, words: float | None, limit: str | None) -> dict[str,
         sampler = Sampler()
         sampler.start()
         transcript = transcriber.transcribe(audio, options, progress=sampler)
-        sampler("end", 0.0, 0.0)
         sampler.running = False
-    peaks = {k: [round(x) for x in v] for k, v in sampler.peaks.items() if k != "end"}
+    peaks = {k: [round(x) for x in v] for k, v in sampler.peaks.items()}
     return {
         "minutes": minutes,
         "words_of": words,

@@ -162,6 +162,7 @@ def segment_samples(
 ) -> Segmentation:
     """The first half of :func:`diarize_samples`: who may be speaking within each window."""
     duration = len(samples) / SAMPLE_RATE
+    progress("segment", 0.0, duration)
     return segment(
         segmenter,
         samples,
@@ -186,6 +187,7 @@ def diarize_windows(
     count = speaker_count(segmentation)
     if not count.any():
         return _silence(segmentation, embedder.config.embedding, duration)
+    progress("embed", 0.0, duration)
     embeddings = embed_windows(
         embedder,
         samples,
