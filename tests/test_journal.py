@@ -68,6 +68,25 @@ def test_nothing_is_left_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_makes_a_journal_ends_it(tmp_path):
+    """The command line keeps the parts until its files are written."""
+
+    def run():
+        with Journal(tmp_path) as journal:
+            journal.keep("a.json", lambda: PART, BATCH)
+            assert list(tmp_path.iterdir()) == []
+            journal.start("k")
+            journal.keep("a.json", lambda: PART, BATCH)
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        run()
+    with Journal(tmp_path) as journal:
+        journal.start("k")
+        assert journal.keep("a.json", lambda: pytest.fail("computed again"), BATCH) == PART
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_run_at_the_same_work_keeps_nothing(tmp_path):
     with Journal(tmp_path, "k") as first:
         with pytest.warns(JournalWarning, match="another run"):
@@ -131,10 +150,36 @@ RUN = """
 """
 
 
-def test_a_killed_run_ends_as_an_unbroken_one(tmp_path):
+SEQUENTIAL = """
+    import os, signal, sys
+    import numpy as np
+    from mlx_speech import DecodeOptions, TranscribeOptions, load
+    from mlx_speech.pipeline.journal import PASSAGE, Journal
+    from mlx_speech.stages.sequential import transcribe_sequential
+    from mlx_speech.stages.tokenizer import Tokenizer
+    model = load(sys.argv[1], dtype="float32")
+    audio = np.random.default_rng(0).normal(0, 0.1, 16000 * 100).astype(np.float32)
+    options = TranscribeOptions(
+        words=False, sequential=True, decode=DecodeOptions(max_tokens=4, temperatures=(0.0,))
+    )
+    journal, computed = Journal(sys.argv[2], "k"), []
+    def keep(name, work):
+        def counted():
+            if len(computed) == 2 and sys.argv[3] == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            computed.append(name)
+            return work()
+        return journal.keep(name, counted, PASSAGE)
+    found = transcribe_sequential(model, Tokenizer(model.config), audio, options, None, keep)
+    print(repr((found, len(computed))))
+"""
+
+
+@pytest.mark.parametrize("program", [RUN, SEQUENTIAL], ids=["batches", "sequential"])
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, program):
 
     def run(folder, how):
-        code = textwrap.dedent(RUN)
+        code = textwrap.dedent(program)
         command = [sys.executable, "-c", code, f"path:{FIXTURE}", str(folder), how]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
@@ -143,5 +188,6 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path):
     resumed, unbroken = run(tmp_path / "a", "whole"), run(tmp_path / "b", "whole")
     assert resumed.returncode == unbroken.returncode == 0, resumed.stderr + unbroken.stderr
     done, total = (int(r.stdout.rsplit(",", 1)[1].strip(" )\n")) for r in (resumed, unbroken))
+    assert total > 2
     assert done == total - 2
     assert resumed.stdout.rsplit(",", 1)[0] == unbroken.stdout.rsplit(",", 1)[0]

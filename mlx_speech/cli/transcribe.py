@@ -32,6 +32,7 @@ from mlx_speech.cli.options import (
 )
 from mlx_speech.cli.speakers import diarizer_for, tell_identities
 from mlx_speech.pipeline import AUTO_VAD, DEFAULT_MODEL, TRANSCRIBE_SPEECH
+from mlx_speech.pipeline.journal import Journal
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
 from mlx_speech.stages.identify import THRESHOLD
 from mlx_speech.writers import WriteOptions
@@ -140,8 +141,9 @@ def transcribe(
     failed: list[Path] = []
     for file in files:
         try:
-            transcript = _transcribe_one(transcriber, file, options, speech, speakers, kept, quiet)
-            written = write_all(transcript, targets[file], formats, how, file)
+            with Journal(kept) as journal:  # its parts are there until the results are
+                transcript = _transcribe_one(transcriber, file, options, speech, speakers, journal, quiet)
+                written = write_all(transcript, targets[file], formats, how, file)
             suspicious |= bool(transcript.findings)
         except MLXSpeechError as error:
             complain_of(file, error)
@@ -171,13 +173,13 @@ def _transcribe_one(
     options: TranscribeOptions,
     speech: SpeechOptions,
     speakers: DiarizeOptions | None,
-    kept: Path | None,
+    journal: Journal,
     quiet: bool,
 ) -> Transcript:
     started = perf_counter()
     with progress(file.name, quiet) as report:
         transcript = transcriber.transcribe(
-            file, options, speech=speech, diarize=speakers, resume=kept, progress=report
+            file, options, speech=speech, diarize=speakers, resume=journal, progress=report
         )
     if quiet:
         return transcript

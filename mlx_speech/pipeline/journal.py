@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from mlx_speech.stages.segmentation import Grid, Segmentation
+from mlx_speech.stages.sequential import Passage
 from mlx_speech.stages.transcribe import Batch
 from mlx_speech.types import Character, Segment, Span, Word
 
@@ -48,15 +49,25 @@ class Codec(Generic[T]):
 class Journal:
     """The parts of one run.
 
+    Whoever makes it ends it, by ``with``: the parts are removed then, unless an error ended the block. Results
+    that are written belong into the block.
+
     Args:
         folder: where the journal's own folder is made; ``None`` keeps nothing.
-        key: what the run is made of, from :func:`journal_key`.
+        key: what the run is made of, from :func:`journal_key`; otherwise :meth:`start` is told.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None, key: str = "") -> None:
-        self.folder = None if folder is None else Path(folder) / f".mlx-speech-{key[:16]}"
+    def __init__(self, folder: str | os.PathLike[str] | None, key: str | None = None) -> None:
+        self.root = None if folder is None else Path(folder)
+        self.folder: Path | None = None
         self._lock: int | None = None
-        if self.folder is not None:
+        if key is not None:
+            self.start(key)
+
+    def start(self, key: str) -> None:
+        """Begin to keep parts of the run of this key, and find those that are there."""
+        if self.root is not None:
+            self.folder = self.root / f".mlx-speech-{key[:16]}"
             self._open(self.folder)
 
     def _open(self, folder: Path) -> None:
@@ -158,5 +169,11 @@ def _batch(data: bytes) -> Batch:
     )
 
 
+def _passage(data: bytes) -> Passage:
+    value = json.loads(data)
+    return Passage(**value | {"segments": [_segment(s) for s in value["segments"]]})
+
+
 BATCH: Codec[Batch] = Codec(lambda batch: _plain(asdict(batch)), _batch)
+PASSAGE: Codec[Passage] = Codec(lambda passage: _plain(asdict(passage)), _passage)
 SEGMENTATION: Codec[Segmentation] = Codec(_arrays, _segmentation)

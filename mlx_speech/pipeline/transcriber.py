@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +18,8 @@ from mlx_speech.pipeline.aligner import Aligner
 from mlx_speech.pipeline.basis import AudioLike, Progress, expect, sparing, unheard
 from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad, segmented_speech
 from mlx_speech.pipeline.diarizer import Diarizer
-from mlx_speech.pipeline.journal import BATCH, SEGMENTATION, Journal, journal_key
+from mlx_speech.pipeline.journal import BATCH, PASSAGE, SEGMENTATION, Journal, journal_key
+from mlx_speech.spool import forget
 from mlx_speech.stages.audit import audit
 from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, preset
 from mlx_speech.stages.options import TranscribeOptions
@@ -95,7 +97,7 @@ class Transcriber:
         *,
         speech: SpeechOptions = TRANSCRIBE_SPEECH,
         diarize: Diarizing | None = None,
-        resume: str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | Journal | None = None,
         progress: Progress | None = None,
     ) -> Transcript:
         """Transcribe one recording.
@@ -106,7 +108,8 @@ class Transcriber:
             speech: how speech is told from silence.
             diarize: how speakers are found; by default as the diarizer's preset does, if there is one.
             resume: a folder in which finished parts are kept until the end; a run that was broken off is
-                gone on with if the samples, the models and all options are the same.
+                gone on with if the samples, the models and all options are the same. A :class:`Journal` is
+                removed by whoever made it, once the result is where it should be.
             progress: called as stages advance.
 
         Returns:
@@ -142,14 +145,26 @@ class Transcriber:
                 transcript = replace(transcript, segments=tuple(segments), diarization=found)
         return replace(transcript, findings=tuple(audit(transcript)))
 
+    @contextmanager
     def _journal(
-        self, folder: str | os.PathLike[str] | None, samples: np.ndarray, options: tuple[object, ...]
-    ) -> Journal:
-        """Where this run's finished parts are kept, if they are."""
-        if folder is None:
-            return Journal(None)
+        self,
+        resume: str | os.PathLike[str] | Journal | None,
+        samples: np.ndarray,
+        options: tuple[object, ...],
+    ) -> Iterator[Journal]:
+        """Where this run's finished parts are kept, if they are; whose journal it is, ends it."""
+        if resume is None:
+            yield Journal(None)
+            return
         models = (self.whisper, self.vad, self.diarizer.segmentation if self.diarizer else None)
-        return Journal(folder, journal_key(samples, models, options))
+        key = journal_key(samples, models, options)
+        forget(samples)
+        if isinstance(resume, Journal):
+            resume.start(key)
+            yield resume
+            return
+        with Journal(resume, key) as journal:
+            yield journal
 
     def _read(
         self,
@@ -169,6 +184,7 @@ class Transcriber:
                 samples,
                 options,
                 lambda done: report("transcribe", done, total),
+                lambda name, work: journal.keep(f"{name}.json", work, PASSAGE),
             )
         windows = clip_spans(windows, options.clips)
         total = sum(w.duration for w in windows)

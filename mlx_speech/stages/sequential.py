@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -35,6 +36,7 @@ def transcribe_sequential(
     audio: np.ndarray,
     options: TranscribeOptions,
     progress: Callable[[float], None] | None = None,
+    keep: Keep | None = None,
 ) -> tuple[list[Segment], str | None]:
     """Transcribe a recording, or clips of it, as OpenAI's program does.
 
@@ -44,6 +46,7 @@ def transcribe_sequential(
         audio: the recording (T,) float32 at 16 kHz.
         options: how.
         progress: told the seconds of the recording that lie behind.
+        keep: given each window's name and what reads it; answers what it says, perhaps from an earlier run.
 
     Returns:
         Segments in time order, and the language (``None`` where there is nothing to hear).
@@ -59,11 +62,36 @@ def transcribe_sequential(
     for start, end in reader.clips():
         seek = start
         while seek < end:
-            found, seek = reader.read(seek, min(_FRAMES, reader.content - seek, end - seek))
-            segments += found
+            work = partial(reader.read, seek, min(_FRAMES, reader.content - seek, end - seek))
+            passage = keep(f"window-{seek:08d}-{end:08d}", work) if keep else work()
+            reader.take(passage)
+            segments += passage.segments
+            seek = passage.after
             if progress:
                 progress(min(seek, reader.content) / _RATE)
     return segments, main_language(reader.heard)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What one window says, and what it leaves to the next.
+
+    ``after`` is the frame to go on from; ``said`` are the tokens of the segments, timestamps included, which are
+    no prompt if they are to be ``forgotten``; ``spoken_until`` is when the last word so far ended, in seconds.
+    ``language`` is that of the window's ``seconds``, ``None`` where it is silent.
+    """
+
+    segments: list[Segment]
+    after: int
+    said: list[int]
+    forgotten: bool
+    spoken_until: float
+    language: str | None
+    seconds: float
+
+
+Keep = Callable[[str, Callable[[], Passage]], Passage]
+"""Given a window's name and what reads it, answers what it says, perhaps from an earlier run."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +126,17 @@ class _Reader:
             points.append(self.content)
         return [(a, min(b, self.content)) for a, b in zip(points[::2], points[1::2], strict=True)]
 
-    def read(self, seek: int, size: int) -> tuple[list[Segment], int]:
-        """Read a window of ``size`` frames: its segments, and the frame to go on from."""
+    def take(self, passage: Passage) -> None:
+        """Go on from what a window said."""
+        self.said += passage.said
+        if passage.forgotten:
+            self.forgotten = len(self.said)
+        self.spoken_until = passage.spoken_until
+        if passage.language is not None:
+            self.heard[passage.language] = self.heard.get(passage.language, 0.0) + passage.seconds
+
+    def read(self, seek: int, size: int) -> Passage:
+        """Read a window of ``size`` frames; the reader itself stays as it is."""
         features = self._encode(seek, size)
         language = self.language or self._detect(features)
         options = self.options
@@ -109,16 +146,23 @@ class _Reader:
         if options.max_repeats is not None:
             result = without_loops(self.tokenizer, result, options.max_repeats)
         if is_silence(result, options.decode):
-            return [], seek + size
-        self.heard[language] = self.heard.get(language, 0.0) + size / _RATE
+            return Passage([], seek + size, [], False, self.spoken_until, None, 0.0)
         pieces, after = self._pieces(result, seek, size, language)
+        spoken_until = self.spoken_until
         if options.words:
             pieces, after = self._with_words(pieces, features, seek, size, after, language)
+            last = _last_end(pieces)
+            spoken_until = spoken_until if last is None else last
         pieces = [p for p in pieces if p.segment.end > p.segment.start and p.segment.text]
-        self.said += [t for p in pieces for t in p.tokens]
-        if not options.condition_on_previous_text or result.temperature > _UNSURE:
-            self.forgotten = len(self.said)
-        return [p.segment for p in pieces], max(after, seek + 1)
+        return Passage(
+            [p.segment for p in pieces],
+            max(after, seek + 1),
+            [t for p in pieces for t in p.tokens],
+            not options.condition_on_previous_text or result.temperature > _UNSURE,
+            spoken_until,
+            language,
+            size / _RATE,
+        )
 
     def _encode(self, seek: int, size: int) -> mx.array:
         mel = mx.pad(self.mel[seek : seek + size], [(0, _FRAMES - size), (0, 0)])
@@ -181,9 +225,6 @@ class _Reader:
             cut_off = first_invention(found, heard, threshold)
             if cut_off is not None:
                 pieces, after = pieces[: cut_off[0]], round(cut_off[1] * _RATE)
-        last = _last_end(pieces)
-        if last is not None:
-            self.spoken_until = last
         return pieces, after
 
 
