@@ -1,12 +1,15 @@
-"""Word boundaries against people's and a synthesiser's: mini aligner, blank-stay trellis, Whisper's DTW.
+"""Word boundaries against people's and a synthesiser's: CTC aligners, blank-stay trellis, Whisper's DTW.
 
 Words given: every system times the reference words. Words recognised: Whisper tiny.en writes them, and those
 that match the reference (longest common subsequence) are counted. Errors are of starts and ends together.
 "Middle" is the bias of the middle between neighbours that stand closer than 0.15 s in the reference, whatever
-gap a system or a reference leaves there. Also: how late words are beside the energy at pauses, a second opinion
-on the lag; and what a low probability tells, by giving an aligner another clip's words.
+gap a system or a reference leaves there. The mean's interval is a bootstrap's over words (95 %); words of one
+speaker are more alike than it knows. Also: how well an aligner spells by itself; how late words are beside the
+energy at pauses, a second opinion on the lag; and what a low probability tells, by giving an aligner another clip's
+words.
 
-    python parity/bench_alignment.py        # writes parity/BENCH_ALIGNMENT.md
+    python parity/bench_alignment.py              # the bundled aligners; writes parity/BENCH_ALIGNMENT.md
+    python parity/bench_alignment.py NAME …       # these, the first one in all its variants
 """
 
 from __future__ import annotations
@@ -15,73 +18,29 @@ import mlx_speech  # isort: skip  (first: it loads the BLAS)
 
 import difflib
 import json
-import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from alignment_sets import DATA, KOKORO_LATE, READINGS, Clip, emur, kokoro, readings
 
-from mlx_speech.audio import SAMPLE_RATE, load_audio
+from mlx_speech.audio import SAMPLE_RATE
+from mlx_speech.registry import CARDS
 from mlx_speech.stages import timing
 from mlx_speech.stages.align import align_segments
-from mlx_speech.stages.aligners import known_lag
-from mlx_speech.stages.emissions import Listener
+from mlx_speech.stages.aligners import ALIGNERS, is_here, known_lag
+from mlx_speech.stages.emissions import Emissions, Listener
 from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.stages.transcribe import encode
 from mlx_speech.types import Segment, Word
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data")) / "audio"
 MINI = "wav2vec2-mini-en"
 TIMES = Callable[[np.ndarray, list[Segment]], list[Segment]]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A recording, its phrases with rough times, and its words with exact ones."""
-
-    name: str
-    audio: np.ndarray
-    segments: tuple[Segment, ...]
-    words: tuple[Word, ...]
-
-
-# --- reference ----------------------------------------------------------------------------------------------
-
-
-def emur() -> Iterator[Clip]:
-    """Words that people labelled: the tier "Text"."""
-    for path in sorted((DATA / "wordtimes_emur").glob("*.TextGrid")):
-        tier = path.read_text(encoding="utf-8").split('name = "Text"')[1].split("item [")[0]
-        found = re.findall(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = "(.*?)"', tier)
-        # one word is a "*"
-        words = tuple(Word(t.strip(), float(a), float(b), 1.0) for a, b, t in found if re.search(r"\w", t))
-        audio = load_audio(path.with_suffix(".wav"))
-        text = " ".join(w.text for w in words)
-        segment = Segment(0.0, len(audio) / SAMPLE_RATE, text, language="en")
-        yield Clip(path.stem, audio, (segment,), words)
-
-
-def kokoro() -> Iterator[Clip]:
-    """A synthetic call; the words' times are the synthesiser's."""
-    folder = DATA / "kokoro_dialog"
-    for path in sorted(folder.glob("*.ctm")):
-        spoken: dict[str, list[Word]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            _, speaker, start, length, text = line.split()
-            word = Word(text, float(start), float(start) + float(length), 1.0)
-            spoken.setdefault(speaker, []).append(word)
-        segments, words = [], []
-        for line in path.with_suffix(".stm").read_text(encoding="utf-8").splitlines():
-            _, _, speaker, start, end, text = line.split(maxsplit=5)
-            segments.append(Segment(float(start), float(end), text, language="en"))
-            words += [spoken[speaker].pop(0) for _ in text.split()]
-        assert [w.text for w in words] == [t for s in segments for t in s.text.split()]
-        yield Clip(path.stem, load_audio(path.with_suffix(".flac")), tuple(segments), tuple(words))
 
 
 # --- systems ------------------------------------------------------------------------------------------------
@@ -170,12 +129,21 @@ def matched(clip: Clip, found: Sequence[Word]) -> list[tuple[Word, Word]]:
     return [(clip.words[m.a + n], found[m.b + n]) for m in blocks for n in range(m.size)]
 
 
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Within which the mean of (N,) values lies in 95 % of 2000 samples of them."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
 def row(name: str, pairs: Sequence[tuple[Word, Word]], total: int) -> str:
     """One line of the table."""
     starts = np.array([f.start - r.start for r, f in pairs])
     ends = np.array([f.end - r.end for r, f in pairs])
     off = np.abs(np.concatenate([starts, ends])) * 1000
-    figures = [f"{x:.0f}" for x in (off.mean(), np.median(off), np.quantile(off, 0.95))]
+    low, high = interval(off.reshape(2, -1).mean(0))
+    figures = [f"{off.mean():.0f} ({low:.0f} to {high:.0f})"]
+    figures += [f"{x:.0f}" for x in (np.median(off), np.quantile(off, 0.95))]
     figures += [f"{100 * np.mean(off <= x + 0.01):.0f} %" for x in (20, 50, 100)]
     bias = f"{1000 * starts.mean():+.0f} / {1000 * ends.mean():+.0f}"
     middle = [
@@ -251,19 +219,6 @@ def confidence(clips: Sequence[Clip], times: TIMES) -> Iterator[str]:
 # --- a second opinion on the lag ------------------------------------------------------------------------------
 
 
-def readings() -> Iterator[tuple[np.ndarray, str]]:
-    """Recordings of eight readers, and what they say; without digits."""
-    for folder, lines, ending in (
-        ("ljspeech", "metadata.csv", ".wav"),
-        ("librispeech_test_other", "transcripts.txt", ".flac"),
-    ):
-        for line in (DATA / folder / lines).read_text(encoding="utf-8").splitlines():
-            name, text = line.split("|")[::2] if "|" in line else line.split(maxsplit=1)
-            path = DATA / folder / f"{name}{ending}"
-            if path.is_file() and not re.search(r"\d", text):
-                yield load_audio(path), text
-
-
 def loudness(audio: np.ndarray) -> np.ndarray:
     """Decibels of 10 ms, every 5 ms."""
     energy = np.cumsum(np.r_[0.0, audio.astype(float) ** 2])[::80]
@@ -305,22 +260,54 @@ def _quiet(quiet: np.ndarray, end: float, start: float) -> tuple[float, float]:
     return float(a), float(b)
 
 
-def report() -> Iterator[str]:
-    """The report's lines."""
+def spelling(listeners: dict[str, Listener]) -> Iterator[str]:
+    """Character error rates of the best letter of each frame, as an aligner hears: no text, no language model."""
+    import jiwer
+
+    yield f"| system | {' | '.join(READINGS)} |\n|---|{'---|' * len(READINGS)}"
+    for name, listener in listeners.items():
+        rates = []
+        for folder in READINGS:
+            spoken = [(re.sub(r"[^a-z' ]", "", text.lower()), audio) for audio, text in readings(folder)]
+            rates.append(jiwer.cer([t for t, _ in spoken], [spelled(listener, a) for _, a in spoken]))
+        yield f"| {name} | {' | '.join(f'{100 * r:.1f} %' for r in rates)} |"
+
+
+def spelled(listener: Listener, audio: np.ndarray) -> str:
+    """What the best letters say: repeats and blanks taken out."""
+    config = listener.model.config
+    frames, letters = config.output_length(len(audio)), range(len(config.vocabulary))
+    heard = Emissions(listener, audio, [(0, frames)], letters, 16).part(0, frames)[:, : len(letters)]
+    kept = (config.vocabulary[n] for n, _ in groupby(heard.argmax(1)) if n != config.blank)
+    return "".join(kept).replace(config.word_delimiter, " ").lower().strip()
+
+
+def variants(listeners: dict[str, Listener]) -> dict[str, TIMES]:
+    """The aligners as they are used, and what each part of that does; the first one's places in full."""
+    found: dict[str, TIMES] = {}
+    for name, listener in listeners.items():
+        taken = f"−{1000 * listener.lag:.0f} ms, " if listener.lag else ""
+        found[f"{name} (as used: {taken}near words meet)"] = aligner(listener)
+        found[f"{name}, CTC's gaps kept"] = aligner(listener, meet=0.0)
+        if listener.lag:
+            found[f"{name}, CTC's gaps kept, lag not taken off"] = aligner(listener, meet=0.0, lag=0.0)
+    first = next(iter(listeners))
+    found[f"{first}, segments apart"] = aligner(listeners[first], join=False, slack=0.0)
+    apart = {"join": False, "slack": 0.0, "meet": 0.0, "lag": 0.0}
+    mini = Listener(mlx_speech.load(f"path:{DATA.parent / 'weights' / MINI}"))
+    found["mini, blank-stay trellis, segments apart"] = aligner(mini, method="blank-stay", **apart)
+    found["mini in WhisperX 3.8.6"] = whisperx()
+    return found
+
+
+def report(names: Sequence[str]) -> Iterator[str]:
+    """The report's lines, for these aligners."""
     from parity_whisper import open_pair
 
-    model = mlx_speech.load(MINI)
-    plain, listener = Listener(model), Listener(model, known_lag(MINI))
+    listeners = {n.rpartition("/")[2]: Listener(mlx_speech.load(n), known_lag(n)) for n in names}
+    used = listeners[first := next(iter(listeners))]
     pair = open_pair("tiny.en")
-    apart = {"join": False, "slack": 0.0}
-    ours = {
-        f"mini (the default: −{1000 * listener.lag:.0f} ms, near words meet)": aligner(listener),
-        "mini, CTC's gaps kept": aligner(listener, meet=0.0),
-        "mini, CTC's gaps kept, lag not taken off": aligner(plain, meet=0.0),
-        "mini, segments apart": aligner(listener, **apart),
-        "mini, blank-stay trellis, segments apart": aligner(plain, method="blank-stay", meet=0.0, **apart),
-        "mini in WhisperX 3.8.6": whisperx(),
-    }
+    ours = variants(listeners)
     dtw = {
         "Whisper tiny.en DTW, ours": whisper_dtw(pair, False),
         "Whisper tiny.en DTW, openai-whisper": whisper_dtw(pair, True),
@@ -328,20 +315,23 @@ def report() -> Iterator[str]:
     yield from ("# Word boundaries", "", __doc__.split("\n\n")[1].strip(), "", "Errors in milliseconds.", "")
     sets = {
         "wordtimes_emur (4 utterances, human)": list(emur()),
-        "kokoro_dialog (synthesiser's)": list(kokoro()),
+        f"kokoro_dialog (synthesiser's, {1000 * KOKORO_LATE:.0f} ms taken off)": list(kokoro()),
     }
     for title, clips in sets.items():
         yield from (f"## {title}: words given", "", HEAD, *given(clips, {**ours, **dtw}), "")
         yield from (f"## {title}: words recognised", "", HEAD, *recognised(clips, pair, ours), "")
+    yield from ("## Spelling: character error rates", "", *spelling(listeners), "")
+    plain = aligner(used, meet=0.0, lag=0.0)
+    yield from (f"## Lag of {first} beside the energy at pauses", "", *pauses(plain), "")
     every = [c for clips in sets.values() for c in clips]
-    yield from ("## Lag beside the energy at pauses", "", *pauses(aligner(plain, meet=0.0)), "")
-    yield from ("## What a low probability tells", "", *confidence(every, aligner(listener)), "")
+    yield from (f"## What a low probability of {first} tells", "", *confidence(every, aligner(used)), "")
 
 
 def main() -> None:
     """Print the report as it comes, and write it."""
+    names = sys.argv[1:] or [n for n in ALIGNERS["en"] if is_here(CARDS[n])]
     lines = []
-    for line in report():
+    for line in report(names):
         print(line, flush=True)
         lines.append(line)
     Path(__file__).with_name("BENCH_ALIGNMENT.md").write_text("\n".join(lines), encoding="utf-8")
