@@ -74,6 +74,19 @@ def test_speaker_count_equals_the_original(expected):
     np.testing.assert_array_equal(speaker_count(windows(expected["active"])), expected["count"])
 
 
+@pytest.mark.parametrize("speakers", [0, 1, 2, 5])
+def test_the_strongest_speakers_talk_and_of_equals_the_first(speakers):
+    random = np.random.default_rng(speakers)
+    strength = random.integers(0, 4, (400, speakers)).astype(np.float32)
+    count = random.integers(0, 5, 400)
+    before = strength.copy()
+    found = ranked(strength, count)
+    for row, talking, wanted in zip(strength, found, count, strict=True):
+        order = sorted(range(speakers), key=lambda k: -row[k])  # a stable sort
+        assert sorted(np.flatnonzero(talking)) == sorted(order[:wanted])
+    assert np.array_equal(strength, before)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_reconstruction_and_turns_equal_the_original(expected, name):
     segmentation, options = windows(expected["active"]), CASES[name]

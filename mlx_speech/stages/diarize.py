@@ -288,9 +288,14 @@ def _merged(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def ranked(strength: np.ndarray, count: np.ndarray) -> np.ndarray:
     """The ``count`` strongest speakers of each frame: (N, K), (N,) → (N, K) bool; of equals the first."""
-    order = np.argsort(-strength, axis=1, kind="stable")
-    who = np.zeros(strength.shape, bool)
-    np.put_along_axis(who, order, np.arange(strength.shape[1]) < count[:, None], axis=1)
+    who, rest = np.zeros(strength.shape, bool), strength.copy()
+    for place in range(min(int(count.max(initial=0)), strength.shape[1])):
+        rows = np.flatnonzero(
+            count > place
+        )  # fewer each time: frames are not sorted for speakers whom they lack
+        best = rest[rows].argmax(1)
+        who[rows, best] = True
+        rest[rows, best] = -np.inf
     return who
 
 
