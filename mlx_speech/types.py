@@ -156,12 +156,28 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Redone:
+    """A window that the audit found fault with, and that was decoded again with other ``settings``.
+
+    ``before`` and ``after`` are the seconds of it that the audit found fault with; ``kept`` tells whether the new
+    reading stands in the transcript.
+    """
+
+    start: float
+    end: float
+    settings: str
+    before: float
+    after: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """What one recording says: segments in time order, the spans they were looked for in, and their language.
 
     ``language`` is an ISO 639-1 code (``None`` where nothing was said), ``duration`` the recording's
     length in seconds. ``diarization`` is there if speakers were asked for; ``findings`` are what the audit
-    of the result noticed.
+    of the result noticed. ``redone`` are the windows that were decoded again because of earlier ones.
     """
 
     segments: tuple[Segment, ...]
@@ -170,6 +186,7 @@ class Transcript:
     speech: tuple[Span, ...] = ()
     diarization: Diarization | None = None
     findings: tuple[Finding, ...] = ()
+    redone: tuple[Redone, ...] = ()
 
     @property
     def speakers(self) -> tuple[str, ...]:

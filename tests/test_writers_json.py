@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_speech.types import Character, Diarization, Finding, Identity, Segment, Span, Transcript, Turn, Word
+from mlx_speech.types import (
+    Character,
+    Diarization,
+    Finding,
+    Identity,
+    Redone,
+    Segment,
+    Span,
+    Transcript,
+    Turn,
+    Word,
+)
 from mlx_speech.writers import render
 
 fastjsonschema = pytest.importorskip("fastjsonschema", reason="needs the test extra's fastjsonschema")
@@ -34,6 +45,7 @@ SEGMENT = Segment(0.5, 1.25, " Grüß Gott!", WORDS, "de", (1, 2), -0.123456, 0.
 TRANSCRIPT = Transcript(
     (SEGMENT,), "de", 3.00049, (Span(0.4, 1.3),), DIARIZATION, (Finding("loop", 1.0, 2.0, "Said twice."),)
 )
+TRANSCRIPT = replace(TRANSCRIPT, redone=(Redone(0.0, 2.0, "beams", 1.0, 0.5, True),))
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -96,6 +108,9 @@ def test_a_transcript() -> None:
         ],
         "identities": [{"speaker": "Ann", "label": "SPEAKER_00", "similarity": 0.75, "confidence": 0.9}],
         "findings": [{"kind": "loop", "start": 1.0, "end": 2.0, "message": "Said twice."}],
+        "redone": [
+            {"start": 0.0, "end": 2.0, "settings": "beams", "before": 1.0, "after": 0.5, "kept": True}
+        ],
     }
 
 

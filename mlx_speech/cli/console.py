@@ -38,6 +38,7 @@ STAGES = {
     "speech": "finding speech",
     "transcribe": "transcribing",
     "align": "aligning",
+    "redo": "decoding doubtful windows again",
     "segment": "finding turns",
     "embed": "hearing voices",
     "speakers": "telling who speaks",

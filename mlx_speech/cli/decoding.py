@@ -59,6 +59,13 @@ _CHOICES: dict[str, Any] = {
     ),
     "prefix": _choice(str | None, "What each window begins with.", _PROMPT),
     "hotwords": _choice(str | None, "Words to listen for.", _PROMPT),
+    "redo": _choice(
+        bool,
+        "Decode windows again, with other settings, that the audit finds fault with; the better reading stays.",
+        _DECODING,
+        "--redo",
+    ),
+    "chunk_size": _choice(float, "Seconds of the longest window of speech, at most 30.", "Speech detection"),
     "suppress_symbols": _choice(
         bool, "Write no symbols that are not speech.", _PROMPT, "--suppress-symbols/--no-suppress-symbols"
     ),

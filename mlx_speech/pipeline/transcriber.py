@@ -19,6 +19,7 @@ from mlx_speech.pipeline.basis import AudioLike, Progress, expect, sparing, unhe
 from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad, segmented_speech
 from mlx_speech.pipeline.diarizer import Diarizer
 from mlx_speech.pipeline.journal import BATCH, PASSAGE, SEGMENTATION, Journal, journal_key
+from mlx_speech.pipeline.redo import redo
 from mlx_speech.spool import forget
 from mlx_speech.stages.audit import audit
 from mlx_speech.stages.diarize import DEFAULT_PRESET, DiarizeOptions, preset
@@ -37,7 +38,6 @@ AUTO_VAD = "auto"
 
 # Whisper wants a little silence around words, and loses them where a cut is tight
 TRANSCRIBE_SPEECH = SpeechOptions(speech_pad=0.2, min_silence_duration=0.3)
-_MAX_WINDOW = 30.0
 
 Diarizing = DiarizeOptions | str | bool
 """How speakers are found: options, a preset's name, ``True`` for the default, ``False`` for not at all."""
@@ -133,11 +133,14 @@ class Transcriber:
             if self.diarizer and speakers:
                 listen = partial(self.diarizer.segment, samples, speakers, progress=report)
                 segmentation = journal.keep("segmentation.npz", listen, SEGMENTATION)
-            spans, windows = self._windows(samples, segmentation, speech, report)
+            spans, windows = self._windows(samples, segmentation, (speech, options), report)
             segments, language = self._read(samples, windows, options, journal, report)
             transcript = Transcript(tuple(segments), language, duration, tuple(spans))
             if self.aligner and _aligned(options):
                 transcript = self.aligner.align(samples, transcript, partial=True, progress=report)
+            if options.redo:
+                again = partial(self._read_again, samples)
+                transcript = redo(transcript, clip_spans(windows, options.clips), options, again, report)
             if self.diarizer and speakers:
                 found = self.diarizer.diarize(samples, speakers, segmentation=segmentation, progress=report)
                 segments = assign_speakers(transcript.segments, found)
@@ -199,6 +202,16 @@ class Transcriber:
             lambda name, work: journal.keep(f"{name}.json", work, BATCH),
         )
 
+    def _read_again(
+        self, samples: np.ndarray, windows: Sequence[Span], options: TranscribeOptions
+    ) -> tuple[Segment, ...]:
+        """What is said in some windows, with words where they are asked for."""
+        segments, language = transcribe_spans(self.whisper, self.tokenizer, samples, windows, options)
+        found = Transcript(tuple(segments), language, len(samples) / SAMPLE_RATE)
+        if self.aligner and _aligned(options):
+            found = self.aligner.align(samples, found, partial=True)
+        return found.segments
+
     def _reading(self, options: TranscribeOptions) -> TranscribeOptions:
         """Options that the model can do; Whisper times no words that the aligner will."""
         check_ability(self.tokenizer, options)
@@ -220,17 +233,21 @@ class Transcriber:
         return preset(wish) if isinstance(wish, str) else wish
 
     def _windows(
-        self, samples: np.ndarray, segmentation: Segmentation | None, speech: SpeechOptions, report: Progress
+        self,
+        samples: np.ndarray,
+        segmentation: Segmentation | None,
+        how: tuple[SpeechOptions, TranscribeOptions],
+        report: Progress,
     ) -> tuple[list[Span], list[Span]]:
-        """The stretches of speech, and the windows of at most 30 s that they make."""
+        """The stretches of speech, and the windows that they make."""
         duration = len(samples) / SAMPLE_RATE
         report("speech", 0.0, duration)
         if segmentation and self.diarizer and self.vad is self.diarizer.segmentation:
             probabilities = segmented_speech(segmentation, samples)  # it has heard all of it already
         else:
             probabilities = hear_speech(self.vad, samples)
-        spans = spans_from_probabilities(probabilities, len(samples), speech)
-        windows = merge_spans(spans, _MAX_WINDOW, probabilities=probabilities)
+        spans = spans_from_probabilities(probabilities, len(samples), how[0])
+        windows = merge_spans(spans, how[1].chunk_size, probabilities=probabilities)
         report("speech", duration, duration)
         return spans, windows
 

@@ -107,6 +107,8 @@ class TranscribeOptions:
         clips: start, end, start, end … in seconds: only these stretches; an odd last one runs to the end.
         hallucination_silence_threshold: sequential, with words: skip silences longer than this, in seconds,
             around words that look invented.
+        redo: decode windows again, with other settings, that the audit finds fault with; the better reading stays.
+        chunk_size: seconds of the longest window of speech, at most the model's 30.
         max_repeats: a phrase that a window repeats more often than this in a row is written once.
         untimed: languages whose words are left untimed all the same, not with ``sequential``: a
             :class:`~mlx_speech.Transcriber` names those that its aligner will time.
@@ -127,10 +129,14 @@ class TranscribeOptions:
     hallucination_silence_threshold: float | None = None
     max_repeats: int | None = None
     untimed: tuple[str, ...] = ()
+    redo: bool = False
+    chunk_size: float = 30.0
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise OptionError(f"batch_size {self.batch_size} must be at least 1")
+        if not 1 <= self.chunk_size <= 30:
+            raise OptionError(f"chunk_size {self.chunk_size} must be 1 to 30 seconds: Whisper hears no more")
         if self.multilingual and self.language is not None:
             raise OptionError(f"multilingual detects languages; leave out language {self.language!r}")
         if self.max_repeats is not None and self.max_repeats < 1:

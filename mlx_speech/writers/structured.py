@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from mlx_speech.types import Character, Diarization, Identity, Segment, Span, Transcript, Turn, Word
+from mlx_speech.types import Character, Diarization, Identity, Redone, Segment, Span, Transcript, Turn, Word
 from mlx_speech.writers.options import Target
 
 
@@ -32,6 +32,7 @@ def transcript_value(transcript: Transcript) -> dict[str, Any]:
             {"kind": f.kind, "start": _rounded(f.start, 3), "end": _rounded(f.end, 3), "message": f.message}
             for f in transcript.findings
         ],
+        "redone": [_redone(r) for r in transcript.redone],
     }
 
 
@@ -61,6 +62,16 @@ def _word(word: Word) -> dict[str, Any]:
         "speaker": word.speaker,
         "speaker_confidence": _rounded(word.speaker_confidence, 4),
         "overlap_speakers": list(word.overlap_speakers),
+    }
+
+
+def _redone(redone: Redone) -> dict[str, Any]:
+    return {
+        **_span(redone),
+        "settings": redone.settings,
+        "before": _rounded(redone.before, 3),
+        "after": _rounded(redone.after, 3),
+        "kept": redone.kept,
     }
 
 
@@ -99,7 +110,7 @@ def _identity(identity: Identity) -> dict[str, Any]:
     }
 
 
-def _span(timed: Span | Turn | Segment | Word | Character) -> dict[str, float | None]:
+def _span(timed: Span | Redone | Turn | Segment | Word | Character) -> dict[str, float | None]:
     return {"start": _rounded(timed.start, 3), "end": _rounded(timed.end, 3)}
 
 
