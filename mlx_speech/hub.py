@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -120,6 +121,33 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
         ModelNotFoundError: no such repository or revision, no access, no network, or no weights in it.
     """
     from huggingface_hub import snapshot_download
+
+    what = f"{repo}@{revision}" if revision else repo
+    cached = fetch_cached(repo, revision)
+    if cached:
+        return cached
+    with told(what, remedy):
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
+        if not _has_weights(folder):
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*_OTHER_WEIGHTS]))
+        if not _has_weights(folder) and (only := _only_weights(repo, revision)):
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[only]))
+    if not _has_weights(folder):
+        raise ModelNotFoundError(
+            f"{what} holds neither safetensors nor {', '.join(_OTHER_WEIGHTS)}, nor one file alone "
+            f"of {', '.join(_LAST_WEIGHTS)}: fetch one yourself, convert it with 'mlx-convert convert', and name "
+            "that folder"
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def told(what: str, remedy: str = "") -> Iterator[None]:
+    """What the Hub's client raises, as an error that names the remedy.
+
+    Raises:
+        ModelNotFoundError: no such repository or revision, no access, or no network.
+    """
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -128,16 +156,8 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
         RevisionNotFoundError,
     )
 
-    what = f"{repo}@{revision}" if revision else repo
-    cached = fetch_cached(repo, revision)
-    if cached:
-        return cached
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
-        if not _has_weights(folder):
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*_OTHER_WEIGHTS]))
-        if not _has_weights(folder) and (only := _only_weights(repo, revision)):
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[only]))
+        yield
     except GatedRepoError as error:
         raise ModelNotFoundError(
             f"{what} is gated: accept its terms on the Hub, then log in ('hf auth login')"
@@ -152,13 +172,20 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
             f"{what} is not on this machine and {reason}. Connect and try again{remedy}, "
             "or copy a checkpoint here and name its folder ('path:/folder')"
         ) from error
-    if not _has_weights(folder):
-        raise ModelNotFoundError(
-            f"{what} holds neither safetensors nor {', '.join(_OTHER_WEIGHTS)}, nor one file alone "
-            f"of {', '.join(_LAST_WEIGHTS)}: fetch one yourself, convert it with 'mlx-convert convert', and name "
-            "that folder"
-        )
-    return folder
+
+
+def absent(name: str) -> tuple[str, str | None] | None:
+    """The repository and revision that :func:`locate` would download for a name; ``None`` where it is here."""
+    card = None if name.startswith(("path:", "hub:")) else find_card(name)
+    if card:
+        here = card.bundled or not card.repo or whereabouts(card) != "to download"
+        return None if here or not card.repo else (card.repo, card.revision)
+    if name.startswith("path:") or (not name.startswith("hub:") and Path(name).expanduser().exists()):
+        return None
+    repo, _, revision = name.removeprefix("hub:").partition("@")
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or fetch_cached(repo, revision or None):
+        return None
+    return repo, revision or None
 
 
 def _only_weights(repo: str, revision: str | None) -> str | None:
