@@ -16,6 +16,7 @@ from mlx_speech.converters import _publish as publish
 from mlx_speech.converters._certificate import FILE as CERTIFICATE
 from mlx_speech.converters._certificate import Stages, fixed_inputs
 from mlx_speech.converters._certificate import verify as certificate_holds
+from mlx_speech.converters._headers import located
 from mlx_speech.converters._record import licence_of
 from mlx_speech.converters._table import families
 from mlx_speech.converters._tensors import Tensors
@@ -168,8 +169,15 @@ def _table(*headings: str) -> Table:
 
 @app.command()
 def inspect(source: Source, family: FamilyName = None) -> None:
-    """Show what a checkpoint holds and how it would be converted, without reading its tensors."""
-    opened = _open(source, family)
+    """Show what a checkpoint holds and how it would be converted, without reading its tensors.
+
+    Of a Hub repository that is not here only the headers of its safetensors are fetched.
+    """
+    with located(source) as path:
+        _show(source, _recognise(source, path, family))
+
+
+def _show(source: str, opened: Opened) -> None:
     made = opened.outline()
     stored = sum(x.nbytes for x in made.values())
     facts = {
@@ -190,8 +198,12 @@ def inspect(source: Source, family: FamilyName = None) -> None:
 
 
 def _open(source: str, family: str | None) -> Opened:
+    return _recognise(source, hub.locate(source), family)
+
+
+def _recognise(source: str, path: Path, family: str | None) -> Opened:
     card = find_card(source)
-    return open_checkpoint(hub.locate(source), family or (card.family if card else None))
+    return open_checkpoint(path, family or (card.family if card else None))
 
 
 def _describe(step: weights.Step, tensors: Tensors) -> str:

@@ -192,8 +192,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.answer(404, {}, {"X-Error-Code": "EntryNotFound"})
                 return
             data = repo.files[name]
-            etag = f'"{hashlib.sha256(data).hexdigest()}"'
-            self.answer(200, data, {"ETag": etag, "X-Repo-Commit": repo.sha})
+            about = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": repo.sha}
+            part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+            if part:
+                first, last = int(part[1]), min(int(part[2]), len(data) - 1)
+                about["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+                data = data[first : last + 1]
+            if self.command == "GET":
+                hub.seen[f"bytes of {name}"] += len(data)
+            self.answer(206 if part else 200, data, about)
 
     return Handler
 

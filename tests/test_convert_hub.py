@@ -12,6 +12,7 @@ import mlx_speech  # isort: skip  # noqa: E402, F401  (first: it loads the BLAS)
 
 import importlib.util  # noqa: E402
 
+import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
@@ -23,6 +24,7 @@ from mlx_speech.converters._publish import upload  # noqa: E402
 from mlx_speech.converters._write import ConvertOptions, convert_checkpoint  # noqa: E402
 from mlx_speech.converters.cli import app  # noqa: E402
 from mlx_speech.errors import CheckpointError, ModelNotFoundError, OutputError  # noqa: E402
+from mlx_speech.hub import absent  # noqa: E402
 from mlx_speech.loading import load, open_checkpoint  # noqa: E402
 
 _SPEC = importlib.util.spec_from_file_location("hub_server", Path(__file__).parent / "hub_server.py")
@@ -186,6 +188,38 @@ def test_what_is_no_converted_folder_is_not_sent(hub, folder, tmp_path):
 def test_names_that_are_none(hub, folder):
     with pytest.raises(OutputError, match=r"a/b/c: not a repository's name \(org/name\)"):
         upload(folder, "a/b/c")
+
+
+def test_inspecting_a_repository_fetches_headers_only(hub, tmp_path):
+    made = tmp_path / "made"
+    opened = open_checkpoint(FIXTURES.parent / "wespeaker/bottleneck.pt")
+    convert_checkpoint(opened, made, "test", ConvertOptions(mx.float32))
+    files = {p.name: p.read_bytes() for p in made.iterdir()}
+    weights = files["model.safetensors"]
+    length = 8 + int.from_bytes(weights[:8], "little")
+    hub.repos[NAME] = hub_server.Repo(False, [files])
+    here = CliRunner().invoke(app, ["inspect", str(made)]).stdout
+    done = CliRunner().invoke(app, ["inspect", NAME])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == here
+    assert 0 < hub.seen["bytes of model.safetensors"] <= max(length, 100_001) < len(weights)
+    assert absent(NAME) == (NAME, None), "nothing of it counts as fetched"
+    assert load(NAME).origin.layout == "mlx_speech"
+    assert absent(NAME) is None
+
+
+def test_headers_of_shards_are_enough_too(hub, folder):
+    hub.repos[NAME] = hub_server.Repo(False, [{p.name: p.read_bytes() for p in folder.iterdir()}])
+    done = CliRunner().invoke(app, ["inspect", f"hub:{NAME}@{hub.repos[NAME].sha}"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == CliRunner().invoke(app, ["inspect", str(folder)]).stdout
+    with pytest.raises(ModelNotFoundError, match="org/none: no such repository"):
+        CliRunner().invoke(app, ["inspect", "org/none"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", ["silero-vad", "whisper-tyni", "path:/x", "/tmp", "./a/b"])
+def test_what_is_here_or_nowhere_is_not_fetched(name):
+    assert absent(name) is None
 
 
 def test_a_repository_of_one_onnx_is_fetched(hub):
