@@ -6,6 +6,7 @@ files their own packages. Running an original may run its file's code (TorchScri
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,8 +27,8 @@ def run_original(opened: Opened, inputs: Mapping[str, np.ndarray]) -> tuple[str,
     Raises:
         OptionError: there is no way to run this layout's original here.
     """
-    for prefix, (package, run) in _ORIGINALS.items():
-        if opened.layout.startswith(prefix):
+    for pattern, (package, run) in _ORIGINALS.items():
+        if fnmatch.fnmatchcase(opened.layout, pattern):
             try:
                 stages = run(opened, inputs)
             except ImportError as error:
@@ -40,7 +41,8 @@ def run_original(opened: Opened, inputs: Mapping[str, np.ndarray]) -> tuple[str,
                     f"--certify: {package} cannot run {opened.tensors.path}: {type(error).__name__}: {error}; "
                     "convert without --certify"
                 ) from error
-            return f"{package} {importlib.metadata.version(package)}", stages
+            versions = (f"{p} {importlib.metadata.version(p)}" for p in (package, *_BENEATH.get(package, ())))
+            return ", ".join(versions), stages
     raise OptionError(
         f"--certify: the original of layout {opened.layout} cannot be run; known: {', '.join(_ORIGINALS)}"
     )
@@ -213,18 +215,26 @@ def _mlx_whisper(opened: Opened, x: Mapping[str, np.ndarray]) -> Stages:
     return {k: np.array(v.astype(mx.float32)) for k, v in {"encoder": features, "logits": logits}.items()}
 
 
-# the start of a layout's name: (the package that runs it, how)
+# what an original computes with, where that is another package
+_BENEATH = {
+    "transformers": ("torch",),
+    "openai-whisper": ("torch",),
+    "pyannote.audio": ("torch",),
+    "mlx-whisper": ("mlx",),
+}
+
+# a layout's name: (the package that runs it, how)
 _ORIGINALS: dict[str, tuple[str, Run]] = {
     "whisper-huggingface": ("transformers", _hf_whisper),
-    "whisper-ctc": ("transformers", _hf_whisper_ctc),
+    "whisper-ctc-*": ("transformers", _hf_whisper_ctc),
     "whisper-openai": ("openai-whisper", _openai_whisper),
     "whisper-ctranslate2": ("ctranslate2", _ctranslate2),
     "whisper-mlx": ("mlx-whisper", _mlx_whisper),
-    "wav2vec2": ("transformers", _hf_ctc),
-    "pyannet": ("pyannote.audio", _pyannote),
+    "wav2vec2-*": ("transformers", _hf_ctc),
+    "pyannet-*": ("pyannote.audio", _pyannote),
     "wespeaker-pyannote": ("pyannote.audio", _pyannote),
-    "wespeaker-onnx": ("onnxruntime", _wespeaker_onnx),
+    "wespeaker-onnx*": ("onnxruntime", _wespeaker_onnx),
     "wespeaker": ("pyannote.audio", _wespeaker),
-    "silero-onnx": ("onnxruntime", _onnx),
+    "silero-onnx*": ("onnxruntime", _onnx),
     "silero-jit": ("torch", _silero_script),
 }

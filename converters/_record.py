@@ -33,6 +33,7 @@ _TASKS = {
 _USAGE = {
     "whisper": 'transcript = mlx_speech.transcribe("audio.wav", model="{name}")',
     "wav2vec2": 'transcript = mlx_speech.align("audio.wav", "What was said.", model="{name}")',
+    "whisper-ctc": 'transcript = mlx_speech.align("audio.wav", "What was said.", model="{name}")',
     "wespeaker": 'voice = mlx_speech.embed("audio.wav", model="{name}")',
     "silero-vad": 'spans = mlx_speech.detect_speech("audio.wav", model="{name}")',
 }

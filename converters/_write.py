@@ -40,7 +40,7 @@ class ConvertOptions:
         force: replace a converted checkpoint that is there.
         original: what ran the original, and what it made of the certificate's inputs.
         goldens: whether to run the result and write its certificate, which takes its weights in float32 in
-            memory; where ``None``, for weights of at most 2 GB.
+            memory; where ``None``, for weights of at most 2 GB before and after.
     """
 
     dtype: mx.Dtype | None = None
@@ -89,7 +89,7 @@ def convert_checkpoint(
         (work / "config.json").write_text(text, encoding="utf-8")
         _copy_companions(opened, work)
         told = None
-        small = sum(x.nbytes for x in outline.values()) <= _LARGE
+        small = max(sum(x.nbytes for x in part.values()) for part in (made, outline)) <= _LARGE
         if small if options.goldens is None else options.goldens:
             told = _certificate.certificate(work, options.original or _before(opened, outline, made))
             _certificate.write(work, told)

@@ -45,6 +45,10 @@ def seeded(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield "seeded", pyannet(folder / name, bidirectional=both, monolithic=whole)
         yield "seeded ResNet34", pyannote_resnet(folder / "resnet")
         yield "seeded ResNet34", wespeaker_export(folder / "export")
+        for scope in ("", "resnet"):
+            yield "seeded", scoped_export(folder / f"scope-{scope}", scope)
+        for name in ("base", "hubert"):
+            yield f"seeded {name}", older_names(folder, name)
 
 
 def hugging_face(folder: Path, mels: int, vocabulary: int, layers: tuple[int, int]) -> Path:
@@ -178,3 +182,45 @@ def wespeaker_export(folder: Path) -> Path:
     folder.mkdir()
     export(seeded((3, 4, 6, 3), False, False, width=32, size=256), folder / "resnet34.onnx")
     return folder / "resnet34.onnx"
+
+
+def scoped_export(folder: Path, scope: str) -> Path:
+    """A small ResNet exported bare, or as the ``resnet`` of a module, as pyannote.audio has it."""
+    import torch
+    from fixtures_wespeaker_onnx import export, seeded
+
+    torch.manual_seed(14)
+    network = seeded((1, 2, 1, 1), False, False).model
+
+    class Scoped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.resnet = network
+
+        def forward(self, feats: torch.Tensor) -> torch.Tensor:
+            return self.resnet(feats)[-1]
+
+    class Bare(type(network)):
+        def forward(self, feats: torch.Tensor) -> torch.Tensor:
+            return super().forward(feats)[-1]
+
+    if not scope:
+        network.__class__ = Bare
+    folder.mkdir()
+    export(Scoped() if scope else network, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def older_names(folder: Path, name: str) -> Path:
+    """A CTC fixture with the positional convolution's weight norm under PyTorch's older names."""
+    target = folder / f"older-{name}"
+    shutil.copytree(FIXTURES / "wav2vec2" / name, target)
+    tensors = mx.load(str(target / "model.safetensors"))
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    renamed = {}
+    for key, value in tensors.items():
+        for new, old in names.items():
+            key = key.replace(new, old)
+        renamed[key] = value
+    mx.save_safetensors(str(target / "model.safetensors"), renamed, {"format": "pt"})
+    return target

@@ -60,6 +60,7 @@ def cases(work: Path) -> Iterator[tuple[str, Path, tuple[ConvertOptions, ...]]]:
     yield "mini-en", WEIGHTS / "wav2vec2-mini-en", (PLAIN, *HALVES, *PACKED)
     for name in ("base", "stable", "hubert", "mms"):
         yield f"seeded {name}", FIXTURES / "wav2vec2" / name, (PLAIN,)
+    yield "seeded", FIXTURES / "whisper_ctc", (PLAIN,)
     yield "segmentation-3.0", WEIGHTS / "segmentation-3.0/pytorch_model.bin", (PLAIN, *HALVES)
     yield "resnet34-LM int8", hub.ASSETS / "wespeaker-resnet34-LM", (PLAIN, *HALVES)
     yield "seeded bottlenecks, two layers", FIXTURES / "wespeaker/bottleneck.pt", (PLAIN,)
