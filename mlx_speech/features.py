@@ -5,7 +5,8 @@ is Slaney's (Auditory Toolbox, 1998), linear below 1 kHz and logarithmic above, 
 
 Original of the second: Kaldi's ``compute-fbank-feats`` by way of
 https://github.com/pytorch/audio/blob/v2.8.0/src/torchaudio/compliance/kaldi.py (BSD-2-Clause). The mel scale
-is HTK's, with triangles of equal height, straight in mel.
+is HTK's, with triangles of equal height, straight in mel. Bands beside loud ones lose digits: float32 leaves
+logarithms 1e-3 off, in the original too. A CPU computes them in float64, which MLX has no Fourier transform for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import mlx.core as mx
 import numpy as np
 
+from mlx_speech import runtime
 from mlx_speech.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -144,8 +146,10 @@ def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
 _FBANK_FFT = 512
 _PREEMPHASIS = 0.97
 _LOWEST_HZ = 20.0
+_SCALE = 32768.0  # Kaldi hears 16-bit samples
 _FLOOR = 1.1920928955078125e-07  # float32's epsilon
 _FBANK_BLOCK = 8192  # frames worked on at a time: bounds memory
+_DOUBLE_BLOCK = 512  # the same on a CPU, near its cache
 
 
 def kaldi_fbank(audio: mx.array, n_mels: int = 80) -> mx.array:
@@ -176,7 +180,9 @@ def kaldi_fbank(audio: mx.array, n_mels: int = 80) -> mx.array:
     count = (length - FBANK_WINDOW) // FBANK_HOP + 1
     if not batch:
         return mx.zeros((0, count, n_mels))
-    scaled = mx.contiguous(audio.astype(mx.float32) * 32768.0)
+    if runtime.on_cpu():
+        return mx.array(_double_energies(np.array(audio.astype(mx.float32)), n_mels))
+    scaled = mx.contiguous(audio.astype(mx.float32) * _SCALE)
     frames = mx.as_strided(scaled, (batch, count, FBANK_WINDOW), (length, FBANK_HOP, 1))
     frames = frames.reshape(batch * count, FBANK_WINDOW)
     blocks = [
@@ -186,25 +192,48 @@ def kaldi_fbank(audio: mx.array, n_mels: int = 80) -> mx.array:
 
 
 def _log_energies(frames: mx.array, n_mels: int) -> mx.array:
-    """(N, 400) → (N, n_mels)."""
+    """(N, 400) → (N, n_mels) float32, in float32 on the device."""
     # the mean as a product, which adds in blocks: what is left of it weighs in the lowest band
     frames = frames - frames @ mx.full((FBANK_WINDOW, 1), 1 / FBANK_WINDOW)
     before = mx.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     spectrum = mx.fft.rfft((frames - _PREEMPHASIS * before) * _hamming(), n=_FBANK_FFT, axis=-1)
     power = mx.square(spectrum.real) + mx.square(spectrum.imag)
-    return mx.log(mx.maximum(power[:, : _FBANK_FFT // 2] @ _htk_filters(n_mels), _FLOOR))
+    return mx.log(mx.maximum(power[:, : _FBANK_FFT // 2] @ mx.array(_htk_filters(n_mels)), _FLOOR))
+
+
+def _double_energies(audio: np.ndarray, n_mels: int) -> np.ndarray:
+    """(B, L) float32 → (B, T, n_mels) float32, in float64 on the way."""
+    views = np.lib.stride_tricks.sliding_window_view(audio, FBANK_WINDOW, axis=1)[:, ::FBANK_HOP]
+    found = np.empty((*views.shape[:2], n_mels), np.float32)
+    filters = _htk_filters(n_mels).astype(np.float64)
+    for row, first in np.ndindex(len(views), -(-views.shape[1] // _DOUBLE_BLOCK)):
+        part = slice(first * _DOUBLE_BLOCK, (first + 1) * _DOUBLE_BLOCK)
+        frames = views[row, part].astype(np.float64)
+        frames -= frames.mean(1, keepdims=True)
+        emphasised = frames.copy()
+        emphasised[:, 1:] -= _PREEMPHASIS * frames[:, :-1]
+        emphasised[:, 0] *= 1 - _PREEMPHASIS  # the sample before the first one is the first one
+        emphasised *= _SCALE * _hamming_window()
+        spectrum = np.fft.rfft(emphasised, _FBANK_FFT, axis=1)[:, : _FBANK_FFT // 2]
+        power = spectrum.real**2 + spectrum.imag**2
+        found[row, part] = np.log(np.maximum(power @ filters, _FLOOR))
+    return found
+
+
+def _hamming_window() -> np.ndarray:
+    """The symmetric Hamming window, float64."""
+    n = np.arange(FBANK_WINDOW) / (FBANK_WINDOW - 1)
+    return np.asarray(0.54 - 0.46 * np.cos(2 * np.pi * n))
 
 
 @functools.cache
 def _hamming() -> mx.array:
-    """The symmetric Hamming window."""
-    n = np.arange(FBANK_WINDOW) / (FBANK_WINDOW - 1)
-    return mx.array((0.54 - 0.46 * np.cos(2 * np.pi * n)).astype(np.float32))
+    return mx.array(_hamming_window().astype(np.float32))
 
 
 @functools.cache
-def _htk_filters(n_mels: int) -> mx.array:
-    """(256, n_mels): triangles of height one, evenly spaced and straight in HTK's mel; Nyquist is left out.
+def _htk_filters(n_mels: int) -> np.ndarray:
+    """(256, n_mels) float32: triangles of height one, evenly spaced and straight in HTK's mel; Nyquist is left out.
 
     In float32 throughout, as the original: a low band may hold the very edge of a triangle and little else,
     so that the order of rounding moves its logarithm by 3e-4.
@@ -217,7 +246,7 @@ def _htk_filters(n_mels: int) -> mx.array:
     argument = np.float32(1.0) + hz / np.float32(700.0)
     mel = (np.float32(1127.0) * np.log(argument.astype(np.float64)).astype(np.float32))[:, None]
     rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
-    return mx.array(np.maximum(np.float32(0), np.minimum(rising, falling)))
+    return np.maximum(np.float32(0), np.minimum(rising, falling))
 
 
 def _shifted(low: float, band: np.ndarray, by: int, delta: float) -> np.ndarray:
