@@ -2,22 +2,77 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from mlx_speech.cli.spellings import translated
+from mlx_speech import OptionError, cli
+from mlx_speech.cli.spellings import REFUSED, translated
+
+WHISPERX = json.loads((Path(__file__).parent / "fixtures/whisperx/options.json").read_text())["options"]
+EACH = [
+    pytest.param([name, value] if value else [name], id=f"{name} {value}")
+    for option in WHISPERX
+    for value in option["values"] or [""]
+    for name in option["names"]
+    if name.startswith("--") and name != "--help"
+]
 
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
         ("a_b.wav --batch_size 4", "a_b.wav --batch-size 4"),
-        ("--output_dir=my_out --min_speakers 2", "--output-dir=my_out --min-speakers 2"),
+        ("--output_dir=my_out --min_speakers 2", "--output-dir my_out --min-speakers 2"),
         ("--vad_onset 0.4 --compute_type float16", "--vad-threshold 0.4 --dtype float16"),
         ("--no_align x.wav", "--align none x.wav"),
         ("--vad_method silero", "--vad silero-vad"),
-        ("--vad_method=pyannote -q", "--vad=pyannet -q"),
+        ("--vad_method=pyannote -q", "--vad pyannet -q"),
+        ("--highlight_words True --verbose False x.wav", "--highlight-words --quiet x.wav"),
+        ("--condition_on_previous_text=False", "--no-condition-on-previous-text"),
+        ("--print_progress False -q", "-q"),
+        ("--verbose true.wav", "--verbose true.wav"),
+        ("--compute_type default x.wav", "x.wav"),
+        ("--diarize_model pyannote/speaker-diarization-3.1", "--diarize-preset 3.1"),
+        ("--initial_prompt=a=b --task translate", "--initial-prompt a=b --task translate"),
         ("-- --batch_size", "-- --batch_size"),
     ],
 )
 def test_their_spellings_become_ours(theirs, ours):
     assert translated(theirs.split()) == ours.split()
+
+
+@pytest.mark.parametrize("arguments", EACH)
+def test_each_of_their_options_is_taken_or_refused_with_a_remedy(run, monkeypatch, tmp_path, arguments):
+    """Their parser's own list, from parity/fixtures_whisperx.py."""
+
+    if arguments[0] == "--max_line_count":  # says nothing alone
+        arguments = [*arguments, "--max_line_width", "40"]
+
+    class ReachedError(OptionError):
+        """The command line was understood."""
+
+    def reached(*_, **__):
+        raise ReachedError("all understood")
+
+    monkeypatch.setattr("mlx_speech.cli.transcribe.diarizer_for", reached)
+    monkeypatch.setattr("mlx_speech.cli.transcribe.Transcriber.load", reached)
+    code, _, err = run(cli.main, "transcribe", "talk.wav", "--output_dir", tmp_path, *arguments)
+    assert code == 2
+    known = [x for x in (arguments[0], " ".join(arguments)) if x.replace("_", "-") in REFUSED]
+    if known:
+        assert REFUSED[known[0].replace("_", "-")].split()[0] in err
+        assert "is WhisperX's and not here" in err
+    else:
+        assert "all understood" in err
+
+
+def test_what_is_refused_is_theirs():
+    theirs = {name.replace("_", "-") for option in WHISPERX for name in option["names"]}
+    assert {name.split()[0] for name in REFUSED} <= theirs
+
+
+def test_other_commands_keep_their_options():
+    assert translated(["--version"]) == ["--version"]
+    assert translated(["speakers", "list", "--device"]) == ["speakers", "list", "--device"]

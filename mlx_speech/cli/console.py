@@ -24,11 +24,7 @@ app = typer.Typer(
     help="Who said what, when: speech recognition in pure MLX.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    # WhisperX's spelling of options is understood too: --max_line_width
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda name: name.replace("_", "-"),
-    },
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 errors = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=True)
@@ -57,10 +53,10 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @contextmanager
-def progress(name: str, quiet: bool) -> Iterator[Progress | None]:
-    """A bar on the error stream where that is a terminal."""
+def progress(name: str, quiet: bool, *, lines: bool = False) -> Iterator[Progress | None]:
+    """A bar on the error stream where that is a terminal; elsewhere, with ``lines``, ten lines a stage."""
     if quiet or not errors.is_terminal:
-        yield None
+        yield _lines(name) if lines and not quiet else None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=errors, transient=True) as bar:
@@ -70,6 +66,29 @@ def progress(name: str, quiet: bool) -> Iterator[Progress | None]:
             bar.update(task, description=f"{name}: {STAGES[stage]}", completed=done, total=total or 1.0)
 
         yield report
+
+
+def _lines(name: str) -> Progress:
+    said: set[tuple[str, int]] = set()
+
+    def report(stage: str, done: float, total: float) -> None:
+        tenth = int(10 * done / total) if total else 0
+        if (stage, tenth) not in said:
+            said.add((stage, tenth))
+            errors.print(f"{name}: {STAGES[stage]} {10 * tenth} %", markup=False)
+
+    return report
+
+
+def told_to(*listeners: Progress | None) -> Progress:
+    """Progress that is passed on to all who want it."""
+
+    def report(stage: str, done: float, total: float) -> None:
+        for listener in listeners:
+            if listener:
+                listener(stage, done, total)
+
+    return report
 
 
 def complain(message: str) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
-from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
+from mlx_speech.cli.groups import takes
 from mlx_speech.cli.options import Language
 from mlx_speech.errors import OptionError
 from mlx_speech.stages.languages import language_code
@@ -94,23 +92,7 @@ _WRITTEN = {"temperature": "0,0.2,0.4,0.6,0.8,1", "suppress_tokens": "", "clips"
 """Defaults of what the command line writes otherwise than the fields."""
 
 
-def takes_decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of ``_CHOICES``; it gets them as one :class:`TranscribeOptions`, ``options``."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for name, p in signature.parameters.items() if name != "options"]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_default(name), annotation=kind)
-        for name, kind in _CHOICES.items()
-    ]
-
-    @wraps(command)
-    def with_options(**given: Any) -> Any:
-        options = read_options({name: given.pop(name) for name in _CHOICES})
-        return command(**given, options=options)
-
-    with_options.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-    return with_options
+_SYMBOLS = -1  # openai-whisper's number for "the symbols"
 
 
 def _default(name: str) -> Any:
@@ -130,7 +112,9 @@ def read_options(given: dict[str, Any]) -> TranscribeOptions:
     values["language"] = language_code(given["language"]) if given["language"] else None
     values["task"] = given["task"].value
     values["temperatures"] = _numbers(values.pop("temperature"), float, "--temperature", "0,0.4,0.8")
-    values["suppress_tokens"] = _numbers(given["suppress_tokens"], int, "--suppress-tokens", "11,30")
+    tokens = _numbers(given["suppress_tokens"], int, "--suppress-tokens", "11,30")
+    values["suppress_tokens"] = tuple(t for t in tokens if t != _SYMBOLS)
+    values["suppress_symbols"] = given["suppress_symbols"] or _SYMBOLS in tokens
     values["clips"] = _numbers(given["clips"], float, "--clip-timestamps", "0,12.5,60")
     names = {f.name for f in fields(DecodeOptions)}
     decode = DecodeOptions(**{k: v for k, v in values.items() if k in names})
@@ -144,3 +128,9 @@ def _numbers(text: str, kind: type[Any], option: str, example: str) -> tuple[Any
         raise OptionError(
             f"{option} {text!r}: give numbers separated by commas, such as {example}"
         ) from error
+
+
+takes_decoding_options = takes(
+    "options", {name: (kind, _default(name)) for name, kind in _CHOICES.items()}, read_options
+)
+"""Gives a command the options of ``_CHOICES``; it gets them as one :class:`TranscribeOptions`, ``options``."""

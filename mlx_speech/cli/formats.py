@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from mlx_speech.cli.groups import takes
 from mlx_speech.errors import OptionError
 from mlx_speech.types import Transcript
 from mlx_speech.writers import WRITERS, WriteOptions, formats_for, write
 
 ALL = "all"
+DEFAULT_FORMATS = "txt,json,srt,vtt,html"
+"""What people read, what programs read, what players show, and the page to check it all in."""
 _PANEL = "Output"
 
 Formats = Annotated[
@@ -72,26 +73,12 @@ _CHOICES = {
 """One for each field of :class:`WriteOptions`, with its name and default."""
 
 
-def takes_write_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of ``_CHOICES``; it gets them as one :class:`WriteOptions`, its ``how``."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for name, p in signature.parameters.items() if name != "how"]
-    defaults = WriteOptions()
-    added = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=getattr(defaults, name), annotation=kind
-        )
-        for name, kind in _CHOICES.items()
-    ]
-
-    @wraps(command)
-    def with_options(**given: Any) -> Any:
-        how = WriteOptions(**{name: given.pop(name) for name in _CHOICES})
-        return command(**given, how=how)
-
-    with_options.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-    return with_options
+takes_write_options = takes(
+    "how",
+    {name: (kind, getattr(WriteOptions(), name)) for name, kind in _CHOICES.items()},
+    lambda given: WriteOptions(**given),
+)
+"""Gives a command the options of ``_CHOICES``; it gets them as one :class:`WriteOptions`, its ``how``."""
 
 
 def parse_formats(text: str, writers: Mapping[str, object] = WRITERS) -> list[str]:

@@ -44,6 +44,16 @@ MaxMemory = Annotated[
         help="What the process may take, such as 4GB: batches become smaller for it.",
     ),
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Also print each stage's time and memory, and how sure each segment is."
+    ),
+]
+PrintProgress = Annotated[
+    bool,
+    typer.Option("--print-progress", help="Print progress in lines where there is no terminal for a bar."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print neither text nor progress.")]
 
 
