@@ -16,6 +16,7 @@ from mlx_speech.readers import read_transcript
 from mlx_speech.stages.languages import language_code
 from mlx_speech.stages.placing import UNCERTAIN, AlignOptions
 from mlx_speech.writers import WRITERS, WriteOptions
+from mlx_speech.writers.files import prepare_folder
 
 
 @app.command("align")
@@ -60,15 +61,15 @@ def align_command(
     formats = parse_formats(format)
     options = AlignOptions(sentences=sentences, characters=characters, slack=slack, lag=lag)
     text = read_transcript(transcript)
-    aligner = Aligner.load(model)
-    code = language_code(language) if language else None
-    with progress(audio.name, quiet) as report:
-        found = aligner.align(audio, text, options, language=code, progress=report)
     target = output_dir / audio.stem
     names = list(WRITERS) if formats == [ALL] else formats
     if transcript.resolve() in {Path(f"{target}.{name}").resolve() for name in names}:
         raise OptionError(f"{transcript} would be overwritten: take another folder (--output-dir)")
-    output_dir.mkdir(parents=True, exist_ok=True)
+    aligner = Aligner.load(model)
+    prepare_folder(output_dir)
+    code = language_code(language) if language else None
+    with progress(audio.name, quiet) as report:
+        found = aligner.align(audio, text, options, language=code, progress=report)
     written = write_all(found, target, formats, how, audio)
     if not quiet:
         for segment in found.segments:

@@ -15,6 +15,7 @@ from mlx_speech.cli.formats import ALL, write_all
 from mlx_speech.cli.options import Model
 from mlx_speech.hub import ASSETS
 from mlx_speech.writers import WriteOptions
+from mlx_speech.writers.files import prepare_folder
 
 DEMO_CLIP = ASSETS / "demo" / "three_readers.flac"
 DEMO_MODEL = "whisper-tiny.en"
@@ -32,6 +33,8 @@ def demo(
     The clip is put together from public readings (assets/demo/LICENSE); they take turns, and one interrupts.
     """  # fmt: skip
     transcriber = Transcriber.load(model, align="auto", diarize=True)
+    if output_dir:
+        prepare_folder(output_dir)
     started = perf_counter()
     with progress(DEMO_CLIP.name, quiet=False) as report:
         transcript = transcriber.transcribe(DEMO_CLIP, progress=report)
@@ -45,7 +48,6 @@ def demo(
         f"{len(transcript.words)} words, {len(transcript.speakers)} speakers"
     )
     if output_dir:
-        output_dir.mkdir(parents=True, exist_ok=True)
         target = output_dir / DEMO_CLIP.stem
         written = write_all(transcript, target, [ALL], WriteOptions(embed_audio=True), DEMO_CLIP)
         out.print(f"wrote {target}.{{{','.join(written)}}}", markup=False)

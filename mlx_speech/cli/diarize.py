@@ -17,6 +17,7 @@ from mlx_speech.pipeline import DEFAULT_EMBEDDING, DEFAULT_SEGMENTATION
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
 from mlx_speech.stages.identify import THRESHOLD
 from mlx_speech.writers import DIARIZATION_WRITERS, write
+from mlx_speech.writers.files import prepare_folder
 
 
 @app.command()
@@ -59,7 +60,7 @@ def diarize(
     options = preset(preset_name, **{name: value for name, value in wishes.items() if value is not None})
     targets = targets_for(files, output_dir)
     diarizer = diarizer_for(identify, identify_threshold, segmentation, embedding)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    prepare_folder(output_dir)
     failed = False
     for file in files:
         try:
