@@ -8,7 +8,7 @@ side of a boundary, which pyannote.metrics calls 0.5.
 
 from __future__ import annotations
 
-import mlx_speech  # isort: skip  # noqa: F401  (first: it loads the BLAS that MLX runs on in use)
+import diarize_networks  # isort: skip  # noqa: F401  (first: it restricts numpy, then loads MLX's BLAS)
 
 import warnings
 from collections.abc import Iterator

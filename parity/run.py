@@ -40,6 +40,12 @@ PACKAGES = (
     "scipy",
 )
 FAILED = "**FAIL**"
+# what must be set before numpy is loaded, which diarize_networks.py explains
+ENVIRONMENT = (
+    {"diarize": {"NPY_DISABLE_CPU_FEATURES": "AVX512_ICL X86_V4 X86_V3"}}
+    if platform.machine() == "x86_64"
+    else {}
+)
 
 
 def names() -> list[str]:
@@ -64,8 +70,14 @@ def _one_line(error: Exception) -> str:
 def in_own_process(name: str) -> list[Row]:
     """The same in a fresh process, so that no script meets another's thread settings or memory."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(rows_of, name).result()
+    before = dict(os.environ)
+    os.environ.update(ENVIRONMENT.get(name, {}))
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(rows_of, name).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def section(rows: list[Row], seconds: float) -> str:
