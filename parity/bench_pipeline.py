@@ -1,22 +1,26 @@
-"""Speed, memory and quality of the whole pipeline: who said what, when.
+"""Speed of the whole pipeline, who said what, when, beside PyTorch's: writes parity/BENCH_PIPELINE.md.
 
-    python parity/bench_pipeline.py memory 10 60 180    # a line of JSON for each length, in minutes
-    python parity/bench_pipeline.py speed 10            # the same, and the stages' shares
-    python parity/bench_pipeline.py one 10 whisper-tiny.en fast   # what the two run, in this process
+    python parity/bench_pipeline.py                 # everything, each system and length in a process of its own
+    python parity/bench_pipeline.py one fast 10     # a line of JSON; a preset, or "theirs", and minutes
 
-Each length runs in a process of its own, from a file on disk to a transcript with speakers. The recording is the
-sessions of sim_librispeech, repeated until it is long enough. ``--model NAME`` takes another Whisper.
+From a file on disk to a transcript with speakers, models loaded before. The recording is the sessions of
+sim_librispeech, repeated until it is long enough. Theirs is faster-whisper with the same weights in float32,
+greedy, its VAD on, with word times, and then pyannote.audio's community-1 pipeline with the weights bundled here;
+giving the words to speakers is not counted. Its process does not load mlx_speech before torch, whose matrix
+products our BLAS would take over. Memory over hours is bench_memory.py's.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import wave
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -28,6 +32,9 @@ DATA = Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data"))
 SESSIONS = "audio/sim_librispeech/*.flac"
 RATE = 16000
 MODEL = "whisper-tiny.en"
+THEIRS = "theirs"
+RUNS: tuple[tuple[str, float], ...] = ((THEIRS, 2), ("fast", 2), ("community-1", 2), ("fast", 10))
+"""Systems and minutes; pyannote.audio takes more than the audio's time on two cores, so theirs is short."""
 
 
 def recording(minutes: float, path: Path) -> Path:
@@ -51,64 +58,148 @@ def recording(minutes: float, path: Path) -> Path:
     return path
 
 
-def peak_mb() -> float:
-    """The most memory that this process held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measure(minutes: float, model: str, preset: str) -> dict[str, Any]:
-    """Time by stage without loading, and the most memory that the process and MLX held."""
-    from mlx_speech import Transcriber, runtime
-    from mlx_speech.cli.bench import Stopwatch
-
-    import mlx.core as mx  # isort: skip  (after mlx_speech, which loads the BLAS)
-
+def measure(system: str, minutes: float) -> dict[str, Any]:
+    """Seconds by stage without loading, of one system."""
     with tempfile.TemporaryDirectory() as folder:
-        audio = recording(minutes, Path(folder) / "recording.wav")
-        transcriber = Transcriber.load(model, align="auto", diarize=True)
-        loaded = peak_mb()
-        mx.reset_peak_memory()
-        watch, used = Stopwatch(), process_time()
-        begun = perf_counter()
-        transcript = transcriber.transcribe(audio, diarize=preset, progress=watch)
+        audio = Path(folder) / "recording.wav"
+        _elsewhere("recording", str(minutes), str(audio))
+        run = _theirs(Path(folder)) if system == THEIRS else _ours(system)
+        begun, used = perf_counter(), process_time()
+        stages, words, speakers = run(audio)
         wall, cpu = perf_counter() - begun, process_time() - used
     return {
+        "system": system,
         "minutes": minutes,
-        "model": model,
-        "preset": preset,
-        "device": str(mx.default_device()),
-        "blas": Path(runtime.start().name).name,
+        "cores": cores(),
         "wall_s": round(wall, 2),
         "cpu_s": round(cpu, 2),
-        "times_real_time": round(60 * minutes / wall, 2),
-        "stages_s": {stage: round(seconds, 2) for stage, seconds in watch.seconds.items()},
-        "loaded_mb": round(loaded),
-        "peak_mb": round(peak_mb()),
-        "mlx_peak_mb": round(max(watch.peak.values()) / 2**20),
-        "words": len(transcript.words),
-        "speakers": len(transcript.speakers),
+        "stages_s": {stage: round(seconds, 2) for stage, seconds in stages.items()},
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "words": words,
+        "speakers": speakers,
     }
 
 
-def apart(minutes: str, model: str, preset: str) -> dict[str, Any]:
+Run = Callable[[Path], tuple[dict[str, float], int, int]]
+"""From a file to seconds by stage, and how many words and speakers were found."""
+
+
+def _ours(preset: str) -> Run:
+    from mlx_speech import Transcriber, runtime
+    from mlx_speech.cli.bench import Stopwatch
+
+    if not runtime.start().optimised:
+        raise SystemExit("no fast BLAS: import mlx_speech before mlx, and install the cpu extra")
+    transcriber = Transcriber.load(MODEL, align="auto", diarize=True)
+
+    def run(audio: Path) -> tuple[dict[str, float], int, int]:
+        watch = Stopwatch()
+        found = transcriber.transcribe(audio, diarize=preset, progress=watch)
+        return watch.seconds, len(found.words), len(found.speakers)
+
+    return run
+
+
+def _theirs(folder: Path) -> Run:
+    os.environ["MLX_SPEECH_BLAS"] = "none"  # torch keeps its own
+
+    import torch
+    from asr_contestants import ctranslate2_folder
+    from diarize_networks import their_pipeline
+    from faster_whisper import WhisperModel
+
+    weights = ctranslate2_folder(Path(_elsewhere("weights")), folder / "ctranslate2")
+    whisper = WhisperModel(str(weights), device="cpu", compute_type="float32", cpu_threads=cores())
+    options: dict[str, Any] = {"beam_size": 1, "language": "en", "condition_on_previous_text": False}
+    pipeline = their_pipeline("community-1")
+
+    def run(audio: Path) -> tuple[dict[str, float], int, int]:
+        begun = perf_counter()
+        with wave.open(str(audio), "rb") as file:
+            data = file.readframes(file.getnframes())
+        samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
+        read = perf_counter()
+        segments, _ = whisper.transcribe(samples, word_timestamps=True, vad_filter=True, **options)
+        words = sum(len(s.words or ()) for s in segments)
+        written = perf_counter()
+        clip = {"waveform": torch.from_numpy(samples)[None], "sample_rate": RATE, "uri": "bench"}
+        speakers = len(pipeline(clip).speaker_diarization.labels())
+        stages = {
+            "reading": read - begun,
+            "faster-whisper": written - read,
+            "pyannote.audio": perf_counter() - written,
+        }
+        return stages, words, speakers
+
+    return run
+
+
+def _elsewhere(*arguments: str) -> str:
+    """What this program prints in a process of its own, which alone loads mlx_speech."""
+    command = [sys.executable, __file__, *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def apart(system: str, minutes: float) -> dict[str, Any]:
     """The same in a process of its own."""
-    command = [sys.executable, __file__, "one", minutes, model, preset]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(run.stdout.splitlines()[-1])
+    return dict(json.loads(_elsewhere("one", system, str(minutes)).splitlines()[-1]))
+
+
+HEAD = """# Speed of the whole pipeline
+
+`python parity/bench_pipeline.py` on {0}, {1} cores, {2}: Whisper tiny.en in float32, the bundled
+aligner, from a file to words with times and speakers; models are loaded before. Each line is a run of its own
+process, one after the other. Theirs is faster-whisper (same weights, float32, greedy, word times) and
+pyannote.audio's community-1 pipeline (same weights); it does not align, and giving words to speakers is not counted
+there. Load of the machine before each run: {3}.
+
+| system | audio | seconds | CPU seconds | x real time | against theirs | words | speakers | peak MiB |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def report(found: Sequence[dict[str, Any]]) -> str:
+    """The systems, and then each one's stages."""
+    theirs = next(f["wall_s"] / f["minutes"] for f in found if f["system"] == THEIRS)
+    loads = ", ".join(f"{f['load']:.1f}" for f in found)
+    text = HEAD.format(platform.machine(), found[0]["cores"], platform.system(), loads)
+    for f in found:
+        rate = f["wall_s"] / f["minutes"]
+        name = "faster-whisper + pyannote.audio" if f["system"] == THEIRS else f"mlx_speech, `{f['system']}`"
+        text += (
+            f"| {name} | {f['minutes']:g} min | {f['wall_s']:.1f} | {f['cpu_s']:.1f} | {60 / rate:.2f} | "
+            f"{theirs / rate:.2f} x as fast | {f['words']} | {f['speakers']} | {f['peak_mb']} |\n"
+        )
+    text += "\n| system | audio | stage | seconds | x real time |\n|---|---|---|---|---|\n"
+    for f in found:
+        for stage, seconds in f["stages_s"].items():
+            speed = f"{60 * f['minutes'] / seconds:.1f}" if seconds >= 0.05 else ""
+            text += f"| {f['system']} | {f['minutes']:g} min | {stage} | {seconds:.1f} | {speed} |\n"
+    return text
 
 
 def main(arguments: list[str]) -> None:
     """Measure; see the module's text."""
-    model = MODEL
-    if "--model" in arguments:
-        at = arguments.index("--model")
-        model = arguments[at + 1]
-        del arguments[at : at + 2]
-    if arguments[:1] == ["one"]:
-        print(json.dumps(measure(float(arguments[1]), arguments[2], arguments[3])))
-    elif arguments[:1] in (["memory"], ["speed"]):
-        for minutes in arguments[1:] or ["10"]:
-            print(json.dumps(apart(minutes, model, "fast")), flush=True)
+    if arguments[:1] == ["one"] and len(arguments) == 3:
+        print(json.dumps(measure(arguments[1], float(arguments[2]))))
+    elif arguments[:1] == ["recording"] and len(arguments) == 3:
+        recording(float(arguments[1]), Path(arguments[2]))
+    elif arguments == ["weights"]:
+        from mlx_speech.hub import locate
+
+        print(locate(MODEL))
+    elif not arguments:
+        found = []
+        for system, minutes in RUNS:
+            load = os.getloadavg()[0]
+            found.append(apart(system, minutes) | {"load": load})
+            print(json.dumps(found[-1]), flush=True)
+        (ROOT / "parity/BENCH_PIPELINE.md").write_text(report(found), encoding="utf-8")
     else:
         sys.exit(__doc__)
 
