@@ -87,7 +87,8 @@ def _ours(system: str, audio: np.ndarray, reached: Any) -> Any:
     names = {"segment": "segmentation", "embed": "embedding"}
 
     def progress(stage: str, done: float, total: float) -> None:
-        reached(names[stage])
+        if stage in names:
+            reached(names[stage])
 
     return lambda: len(diarizer.diarize(audio, system, progress=progress).speakers)
 

@@ -65,10 +65,18 @@ def test_transcribe_shows_speakers(run, tmp_path):
         "1",
         "--align",
         "none",
+        "--verbose",
+        "--print-progress",
+        "--redo",
     )
     assert code == 0, err
     assert "] SPEAKER_00: And Mr. John Dashwood" in out
     assert "1 speakers" in err
+    assert "sense_and_sensibility.flac: transcribing 100 %" in err
+    assert "transcribing: " in err
+    assert "MiB" in err
+    assert "log-probability" in err
+    assert {p.suffix for p in tmp_path.iterdir()} == {".txt", ".json", ".srt", ".vtt", ".html"}
 
 
 @needs_weights
@@ -151,6 +159,8 @@ def test_strict_exits_with_3_where_the_audit_finds_something(run, tmp_path, monk
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["transcribe", CLIP, "--max-memory", "lots"], "max_memory 'lots': give bytes"),
+        (["transcribe", CLIP, "--chunk-size", "60"], "chunk_size 60.0 must be 1 to 30 seconds"),
         (["transcribe", CLIP, "-f", "docx"], "--format 'docx': choose from txt"),
         (["transcribe", CLIP, "-l", "klingon"], "language 'klingon' is not one of Whisper's"),
         (["transcribe", CLIP, "--temperature", "hot"], "--temperature 'hot'"),

@@ -37,6 +37,7 @@ STAGES = {
     "redo": "decoding doubtful windows again",
     "segment": "finding turns",
     "embed": "hearing voices",
+    "cluster": "telling voices apart",
     "speakers": "telling who speaks",
 }
 FAILED = 1

@@ -145,7 +145,7 @@ def diarize_samples(
         plda: VBx's; may be ``None`` without VBx.
         samples: (T,) float32 at 16 kHz; T may be 0.
         options: how.
-        progress: told "segment" or "embed", and the seconds done and to do.
+        progress: told "segment", "embed" or "cluster", and the seconds done and to do.
 
     Returns:
         turns, posteriors and speakers; without speech there are none.
@@ -197,6 +197,7 @@ def diarize_windows(
         batch_size=options.embedding_batch,
         progress=lambda done: progress("embed", done, duration),
     )
+    progress("cluster", 0.0, duration)
     clusters = cluster(
         embeddings,
         segmentation.active,
