@@ -1,6 +1,6 @@
 """What a long recording costs in memory: resident memory sampled while ten minutes, an hour, three hours run.
 
-    python parity/bench_memory.py one 10            # minutes; a line of JSON, also put into $BENCH_MEMORY
+    python parity/bench_memory.py one 10            # minutes; a line of JSON, also kept in out/
     python parity/bench_memory.py one 180 --words 10  # words of the first ten minutes only
     python parity/bench_memory.py one 180 --words 10 --heard first  # and the networks of diarization stand in
     python parity/bench_memory.py one 60 --max-memory 1.5GB
@@ -18,7 +18,6 @@ which takes the memory that they take, for a fraction of the time; everything af
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import threading
@@ -29,7 +28,7 @@ from typing import Any
 from bench_pipeline import MODEL, recording
 
 HERE = Path(__file__).resolve().parent
-LINES = Path(os.environ.get("BENCH_MEMORY", HERE / "bench_memory.jsonl"))
+LINES = HERE.parent / "out/bench_memory.jsonl"
 _PERIOD = 0.05  # seconds between samples
 
 
@@ -158,6 +157,7 @@ def main(arguments: list[str]) -> None:
             measure(float(arguments[1]), words, given.get("--max-memory"), given.get("--heard") == "first")
         )
         print(line)
+        LINES.parent.mkdir(exist_ok=True)
         with open(LINES, "a", encoding="utf-8") as file:
             file.write(line + "\n")
     elif arguments == ["report"]:

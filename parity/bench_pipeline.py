@@ -1,7 +1,8 @@
 """Speed of the whole pipeline, who said what, when, beside PyTorch's: writes parity/BENCH_PIPELINE.md.
 
-    python parity/bench_pipeline.py                 # everything, each system and length in a process of its own
-    python parity/bench_pipeline.py one fast 10     # a line of JSON; a preset, or "theirs", and minutes
+    python parity/bench_pipeline.py                  # everything, each system and length in a process of its own
+    python parity/bench_pipeline.py run theirs 2 fast 2  # some of it, as long as there is time; and the report
+    python parity/bench_pipeline.py one fast 10      # a line of JSON; a preset, or "theirs", and minutes
 
 From a file on disk to a transcript with speakers, models loaded before. The recording is the sessions of
 sim_librispeech, repeated until it is long enough. Theirs is faster-whisper with the same weights in float32,
@@ -33,6 +34,7 @@ SESSIONS = "audio/sim_librispeech/*.flac"
 RATE = 16000
 MODEL = "whisper-tiny.en"
 THEIRS = "theirs"
+LINES = ROOT / "out/bench_pipeline.jsonl"
 RUNS: tuple[tuple[str, float], ...] = ((THEIRS, 2), ("fast", 2), ("community-1", 2), ("fast", 10))
 """Systems and minutes; pyannote.audio takes more than the audio's time on two cores, so theirs is short."""
 
@@ -165,7 +167,7 @@ there. Load of the machine before each run: {3}.
 
 def report(found: Sequence[dict[str, Any]]) -> str:
     """The systems, and then each one's stages."""
-    theirs = next(f["wall_s"] / f["minutes"] for f in found if f["system"] == THEIRS)
+    theirs = next((f["wall_s"] / f["minutes"] for f in found if f["system"] == THEIRS), float("nan"))
     loads = ", ".join(f"{f['load']:.1f}" for f in found)
     text = HEAD.format(platform.machine(), found[0]["cores"], platform.system(), loads)
     for f in found:
@@ -193,13 +195,16 @@ def main(arguments: list[str]) -> None:
         from mlx_speech.hub import locate
 
         print(locate(MODEL))
-    elif not arguments:
-        found = []
-        for system, minutes in RUNS:
-            load = os.getloadavg()[0]
-            found.append(apart(system, minutes) | {"load": load})
-            print(json.dumps(found[-1]), flush=True)
-        (ROOT / "parity/BENCH_PIPELINE.md").write_text(report(found), encoding="utf-8")
+    elif not arguments or arguments[0] == "run":
+        LINES.parent.mkdir(exist_ok=True)
+        for system, minutes in [*zip(arguments[1::2], map(float, arguments[2::2]), strict=True)] or RUNS:
+            line = {"load": os.getloadavg()[0]} | apart(system, minutes)
+            print(json.dumps(line), flush=True)
+            with open(LINES, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        lines = LINES.read_text(encoding="utf-8").splitlines()
+        found = {(f["system"], f["minutes"]): f for f in map(json.loads, lines)}
+        (ROOT / "parity/BENCH_PIPELINE.md").write_text(report([*found.values()]), encoding="utf-8")
     else:
         sys.exit(__doc__)
 
