@@ -11,10 +11,12 @@ import ctypes
 import importlib.metadata
 import os
 import sys
+import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,6 +31,13 @@ K = TypeVar("K")
 
 BLAS_VARIABLE = "MLX_SPEECH_BLAS"
 LSTM_VARIABLE = "MLX_SPEECH_LSTM"
+THREADS_VARIABLE = "MLX_SPEECH_THREADS"
+
+_MOST_THREADS = 8  # windows at once: each needs its memory, and MLX has few tasks in flight over all streams
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_thread = threading.local()
 
 _SYSTEM_LIBRARIES = ("libopenblas.so.0", "libmkl_rt.so.2", "libblis.so.4")
 # wheels that carry an OpenBLAS under its plain names, and the files to load in order
@@ -97,10 +106,28 @@ def _candidates() -> Iterator[list[str]]:
 
 def _try_load(files: list[str]) -> bool:
     try:
-        handles = [ctypes.CDLL(f, mode=ctypes.RTLD_GLOBAL) for f in files]
+        with _one_thread_each():
+            handles = [ctypes.CDLL(f, mode=ctypes.RTLD_GLOBAL) for f in files]
     except OSError:
         return False
     return hasattr(handles[-1], "cblas_sgemm")
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Have a BLAS that is loaded in here run each product on one thread, unless the user's own setting says else.
+
+    It reads the number as it is loaded, so other libraries' is not touched. Cores are shared out by windows of
+    audio instead (:func:`spread`): threads of an OpenMP wait for each other in busy loops, and cost more than
+    they bring where another stream works beside them.
+    """
+    mine = [v for v in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if v not in os.environ]
+    os.environ.update(dict.fromkeys(mine, "1") if len(mine) == 2 else {})
+    try:
+        yield
+    finally:
+        for name in mine if len(mine) == 2 else ():
+            del os.environ[name]
 
 
 _status: Blas | None = None
@@ -138,25 +165,6 @@ def prepare() -> None:
         )
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Have products evaluated in here run on one thread each, where an OpenBLAS serves MLX.
-
-    Thousands of small products wait for their threads longer than they compute: a convolution by tiles is
-    several times slower with two threads than with one as soon as a core has other work.
-    """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "openblas_get_num_threads"):
-        yield
-        return
-    before = library.openblas_get_num_threads()
-    library.openblas_set_num_threads(1)
-    try:
-        yield
-    finally:
-        library.openblas_set_num_threads(before)
-
-
 def on_cpu() -> bool:
     """Whether MLX's default device is the CPU."""
     import mlx.core as mx
@@ -178,6 +186,73 @@ def on_host(named: Iterable[tuple[K, mx.array]]) -> Iterator[tuple[K, np.ndarray
             yield first, np.array(ready)
     for name, array in waiting:
         yield name, np.array(array)
+
+
+def cores() -> int:
+    """How many windows of audio are worked on at once: this process's cores on a Linux CPU, at most 8; else 1.
+
+    ``MLX_SPEECH_THREADS`` sets another number.
+
+    Raises:
+        OptionError: the variable is not a positive whole number.
+    """
+    if not (sys.platform.startswith("linux") and on_cpu()):
+        return 1
+    value = os.environ.get(THREADS_VARIABLE, str(min(len(os.sched_getaffinity(0)), _MOST_THREADS)))
+    if not value.isdigit() or not int(value):
+        raise OptionError(f"{THREADS_VARIABLE}={value!r} is not a positive number of threads")
+    return int(value)
+
+
+def shares(count: int, most: int) -> list[slice]:
+    """``count`` windows in slices of at most ``most``, and of no more than keep all :func:`cores` at work."""
+    size = max(1, min(most, -(-count // cores())))
+    return [slice(n, min(n + size, count)) for n in range(0, count, size)]
+
+
+def spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """``function`` of each item, in order: on a Linux CPU on all :func:`cores` at once, else one by one.
+
+    Each thread has a stream of MLX's to itself. What ``function`` reads must be evaluated, and so must what it
+    returns: nothing lazy may cross from thread to thread. The first error ends the work and is raised.
+    """
+    if min(cores(), len(items)) < 2 or getattr(_thread, "spreads", False):  # no threads within threads
+        return [function(item) for item in items]
+    results: dict[int, _Result] = {}
+    errors: list[BaseException] = []
+    waiting = iter(range(len(items)))  # next() of it is atomic
+    work = partial(_work, function, items, waiting, results, errors)
+    threads = [threading.Thread(target=work) for _ in range(min(cores(), len(items)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [results[n] for n in range(len(items))]
+
+
+def _work(
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    waiting: Iterator[int],
+    results: dict[int, _Result],
+    errors: list[BaseException],
+) -> None:
+    """One thread's part of :func:`spread`; a stream that a thread left behind could abort Python at its end."""
+    import mlx.core as mx
+
+    _thread.spreads = True
+    try:
+        with mx.stream(mx.new_stream(mx.cpu)):
+            for n in waiting:
+                if errors:
+                    break
+                results[n] = function(items[n])
+    except BaseException as error:
+        errors.append(error)
+    finally:
+        mx.clear_streams()
 
 
 def plain_recurrence() -> bool:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_speech import runtime
 from mlx_speech.audio import load_audio
 from mlx_speech.errors import ModelNotFoundError, OptionError
 from mlx_speech.pipeline import Aligner
@@ -196,7 +197,8 @@ def test_long_recordings_are_heard_in_equal_windows_without_seams(listener):
     assert [s.words[0].start for s in found] == pytest.approx([n * 0.02 + EDGE for n, _ in said])
     assert [s.words[1].end for s in found] == pytest.approx([(n + 17) * 0.02 + EDGE for n, _ in said])
     assert {shape[1] for shape in listener.model.shapes} == {499 * 320 + 400}
-    assert max(shape[0] for shape in listener.model.shapes) == 2
+    # a CPU's cores take a window each
+    assert max(shape[0] for shape in listener.model.shapes) == (1 if runtime.on_cpu() else 2)
     whole = align_text(listener, audio, "\n".join(t for _, t in said), "en")
     assert [(w.start, w.end) for s in whole for w in s.words] == [
         (w.start, w.end) for s in found for w in s.words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 from dataclasses import asdict
@@ -299,13 +298,3 @@ def test_the_cache_limit_is_set(monkeypatch):
     monkeypatch.setenv(memory.CACHE_VARIABLE, "123456")
     runtime.prepare()
     assert mx.set_cache_limit(memory.DEFAULT_CACHE_LIMIT) == 123456
-
-
-def test_one_blas_thread_is_given_back():
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "openblas_get_num_threads"):
-        pytest.skip("no OpenBLAS serves MLX here")
-    before = library.openblas_get_num_threads()
-    with runtime.one_blas_thread():
-        assert library.openblas_get_num_threads() == 1
-    assert library.openblas_get_num_threads() == before

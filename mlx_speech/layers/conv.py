@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_speech.layers.elementwise import slow_functions
+from mlx_speech.layers.fused import slow_functions
 
 _TAPS = 16  # taps gathered at a time in a grouped convolution: an eighth of a 128-tap kernel's windows
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_speech.layers.elementwise import slow_functions
+from mlx_speech.layers.fused import slow_functions
 
 _TILE = 4  # rows and columns of output that are made together
 _REACH = _TILE + 2  # rows and columns of input that they need

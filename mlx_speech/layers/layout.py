@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_speech.layers.elementwise import slow_functions
+from mlx_speech.layers.fused import slow_functions
 
 
 def by_columns(x: mx.array) -> mx.array:

@@ -18,7 +18,8 @@ import mlx.nn as nn
 
 from mlx_speech import runtime
 from mlx_speech.layers import recurrence
-from mlx_speech.layers.elementwise import LOG2E, exp2_nonpositive, slow_functions
+from mlx_speech.layers.elementwise import LOG2E, exp2_nonpositive
+from mlx_speech.layers.fused import slow_functions
 
 _STEPS = 64  # steps handed to the device at a time: enough to keep it busy, a graph small enough to build
 
@@ -206,7 +207,9 @@ def _step_by_polynomial(gates: mx.array, c: mx.array) -> tuple[mx.array, mx.arra
 def _exponents(size: int) -> mx.array:
     """(4H,): what makes gates exponents of two, twice as much for the cell's."""
     one = mx.full((size,), -LOG2E)
-    return mx.concatenate([one, one, 2 * one, one])
+    exponents = mx.concatenate([one, one, 2 * one, one])
+    mx.eval(exponents)  # kept for all threads
+    return exponents
 
 
 def _sigmoid(x: mx.array) -> mx.array:

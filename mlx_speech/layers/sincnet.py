@@ -19,7 +19,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_speech.layers.conv import windows
-from mlx_speech.layers.elementwise import slow_functions
+from mlx_speech.layers.fused import slow_functions
 
 FILTERS = 80  # half of them cosines, half sines
 KERNEL = 251  # samples

@@ -133,13 +133,15 @@ class PyanNet(nn.Module):
             AudioError: another rank, samples that are not floating point, or too few for one frame.
         """
         frames = self._check(audio)
-        found = [mx.zeros((0, frames, self.config.num_classes))]
-        block = _BLOCK if runtime.on_cpu() else _GPU_BLOCK
-        with runtime.one_blas_thread():
-            for start in range(0, audio.shape[0], block):
-                found.append(self._scores(audio[start : start + block].astype(mx.float32)))
-                mx.eval(found[-1])
-        return mx.concatenate(found)
+        mx.eval(audio, self.parameters())  # nothing lazy may cross threads
+        shares = runtime.shares(audio.shape[0], _BLOCK if runtime.on_cpu() else _GPU_BLOCK)
+        found = runtime.spread(lambda part: self._evaluated(audio[part]), shares)
+        return mx.concatenate([mx.zeros((0, frames, self.config.num_classes)), *found])
+
+    def _evaluated(self, audio: mx.array) -> mx.array:
+        scores = self._scores(audio.astype(mx.float32))
+        mx.eval(scores)
+        return scores
 
     def _scores(self, audio: mx.array) -> mx.array:
         x = self.lstm(self.sincnet(audio))

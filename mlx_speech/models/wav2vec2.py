@@ -23,7 +23,8 @@ from mlx_speech import runtime
 from mlx_speech.errors import AudioError, OptionError
 from mlx_speech.layers.attention import attend
 from mlx_speech.layers.conv import grouped_conv1d, windows
-from mlx_speech.layers.elementwise import gelu, slow_functions
+from mlx_speech.layers.elementwise import gelu
+from mlx_speech.layers.fused import slow_functions
 
 _NORM_EPS = 1e-5  # of the convolutions' and the adapters' norms; the configuration's is for the others
 _BLOCK = 1 << 21  # elements of the first convolution's output worked on at a time: bounds memory

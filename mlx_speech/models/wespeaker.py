@@ -20,7 +20,7 @@ from mlx_speech import runtime
 from mlx_speech.errors import AudioError
 from mlx_speech.features import FBANK_HOP, FBANK_WINDOW, kaldi_fbank
 from mlx_speech.layers.conv2d import Conv2d
-from mlx_speech.layers.elementwise import slow_functions
+from mlx_speech.layers.fused import slow_functions
 from mlx_speech.layers.pooling import pool_statistics
 
 _BLOCK = 32  # windows in the trunk at once on a GPU; one at a time on a CPU, where its cache counts
@@ -191,13 +191,15 @@ class WeSpeaker(nn.Module):
             raise AudioError(
                 f"features have shape {tuple(fbank.shape)}, not (windows, frames, {self.config.n_mels})"
             )
-        found = [mx.zeros((0, -(-fbank.shape[1] // 8), self.config.num_features))]
-        block = 1 if slow_functions() else _BLOCK
-        with runtime.one_blas_thread():
-            for start in range(0, fbank.shape[0], block):
-                found.append(self._convolve(fbank[start : start + block]))
-                mx.eval(found[-1])
-        return mx.concatenate(found)
+        mx.eval(fbank, self.parameters())  # nothing lazy may cross threads
+        shares = runtime.shares(fbank.shape[0], 1 if slow_functions() else _BLOCK)
+        found = runtime.spread(lambda part: self._evaluated(fbank[part]), shares)
+        return mx.concatenate([mx.zeros((0, -(-fbank.shape[1] // 8), self.config.num_features)), *found])
+
+    def _evaluated(self, fbank: mx.array) -> mx.array:
+        features = self._convolve(fbank)
+        mx.eval(features)
+        return features
 
     def pool(self, features: mx.array, masks: mx.array | None = None) -> mx.array:
         """Statistics of the trunk's features under each mask, made into an embedding.

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
+from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.memory import fitting
 
@@ -142,12 +143,19 @@ class Emissions:
     def _hear(self) -> None:
         batch = [self.queue.pop() for _ in range(min(self.batch_size, len(self.queue)))]
         starts = [min(max(k * self.core - self.margin, 0), self.frames - self.size) for k in batch]
+        shares = runtime.shares(len(batch), 1 if runtime.on_cpu() else len(batch))
+        found = np.concatenate(runtime.spread(lambda some: self._scores(starts[some]), shares))
+        for k, s, rows in zip(batch, starts, found, strict=True):
+            first = k * self.core
+            self.heard[k] = rows[first - s : min(first + self.core, self.frames) - s].copy()
+
+    def _scores(self, starts: Sequence[int]) -> np.ndarray:
+        """Log-probabilities of the columns in the windows that begin at these frames, (B, T, C + 2)."""
         samples = self.model.config.input_length(self.size)
         audio = mx.array(np.stack([self.audio[s * self.stride : s * self.stride + samples] for s in starts]))
         logits = self.model(self.model.normalize(audio)).astype(mx.float32)
         logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         best = mx.max(logits[..., mx.array(self.alphabet.letters, mx.int32)], axis=-1, keepdims=True)
-        found = np.array(mx.concatenate([logits[..., self.columns], best, best], axis=-1))
-        for k, s, rows in zip(batch, starts, found, strict=True):
-            first = k * self.core
-            self.heard[k] = rows[first - s : min(first + self.core, self.frames) - s].copy()
+        found = mx.concatenate([logits[..., self.columns], best, best], axis=-1)
+        mx.eval(found)
+        return np.array(found)

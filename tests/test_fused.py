@@ -1,0 +1,135 @@
+"""A Linux CPU's loops by numba against float64 and against what runs without numba, and work spread over cores."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+
+import mlx_speech  # noqa: F401  isort: skip  (first: it loads the BLAS)
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_speech import runtime
+from mlx_speech.errors import OptionError
+from mlx_speech.layers import elementwise, fused
+from mlx_speech.layers.attention import attend
+
+pytestmark = pytest.mark.skipif(
+    not fused.slow_functions(), reason="Metal, CUDA and Accelerate have functions of their own"
+)
+
+
+@pytest.fixture(params=["numba", "plain"])
+def either(request, monkeypatch):
+    """Both ways: with numba's loops, and as on a machine without numba."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+        assert fused.kernels() is not None
+    else:
+        monkeypatch.setattr(fused, "_loops", lambda: None)
+        assert fused.kernels() is None
+
+
+@pytest.mark.usefixtures("either")
+def test_gelu_of_strided_arrays_equals_float64():
+    x = mx.random.normal((70, 3, 200), key=mx.random.key(0)) * 3
+    x = x.swapaxes(0, 1)[:, ::2]  # neither contiguous nor evaluated
+    exact = np.array(x, np.float64)
+    exact = exact * 0.5 * (1 + np.vectorize(math.erf)(exact / math.sqrt(2)))
+    np.testing.assert_allclose(elementwise.gelu(x), exact, rtol=4e-7, atol=8e-7)
+
+
+@pytest.mark.usefixtures("either")
+def test_gelu_leaves_its_input_alone():
+    x = mx.random.normal((100, 100), key=mx.random.key(0))
+    before = np.array(x)
+    mx.eval(elementwise.gelu(x))
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.usefixtures("either")
+def test_attention_equals_float64():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, 3, n, 16)).astype(np.float32) for n in (300, 700, 700))
+    scores = q.astype(np.float64) @ k.astype(np.float64).swapaxes(-1, -2) / 4
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    wanted = weights / weights.sum(-1, keepdims=True) @ v
+    np.testing.assert_allclose(attend(*map(mx.array, (q, k, v))), wanted, rtol=0, atol=2e-6)
+
+
+def test_a_numba_that_does_not_import_is_done_without(monkeypatch):
+    fused._loops.cache_clear()
+    monkeypatch.setitem(sys.modules, "mlx_speech.layers._loops", None)
+    assert fused.kernels() is None
+    fused._loops.cache_clear()
+
+
+# --- work spread over cores -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_cores(monkeypatch):
+    monkeypatch.setenv(runtime.THREADS_VARIABLE, "3")
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_spread_work_comes_back_in_order_from_several_threads():
+    together = threading.Barrier(3, timeout=20)  # breaks unless three are at work at once
+
+    def square(n: int) -> tuple[float, str]:
+        together.wait()
+        y = mx.array(float(n)) ** 2
+        mx.eval(y)
+        return y.item(), threading.current_thread().name
+
+    found = runtime.spread(square, range(6))
+    assert [value for value, _ in found] == [0, 1, 4, 9, 16, 25]
+    assert len({name for _, name in found}) == 3
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_spread_within_spread_runs_where_it_is():
+    def inner(n: int) -> str:
+        return threading.current_thread().name
+
+    def outer(n: int) -> bool:
+        return set(runtime.spread(inner, range(4))) == {threading.current_thread().name}
+
+    assert all(runtime.spread(outer, range(3)))
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_spread_raises_what_was_raised():
+    with pytest.raises(ZeroDivisionError):
+        runtime.spread(lambda n: 1 // n, [1, 0, 2])
+
+
+@pytest.mark.usefixtures("three_cores")
+@pytest.mark.parametrize(
+    ("count", "most", "sizes"), [(0, 4, []), (2, 4, [1, 1]), (9, 4, [3, 3, 3]), (10, 2, [2] * 5)]
+)
+def test_shares_cover_everything_once(count, most, sizes):
+    found = runtime.shares(count, most)
+    assert [s.stop - s.start for s in found] == sizes
+    assert [n for s in found for n in range(count)[s]] == list(range(count))
+
+
+def test_a_wrong_number_of_threads_is_named(monkeypatch):
+    monkeypatch.setenv(runtime.THREADS_VARIABLE, "many")
+    with pytest.raises(OptionError, match=runtime.THREADS_VARIABLE):
+        runtime.cores()
+
+
+def test_other_libraries_keep_their_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with runtime._one_thread_each():
+        assert runtime.os.environ["OMP_NUM_THREADS"] == runtime.os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in runtime.os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    with runtime._one_thread_each():
+        assert runtime.os.environ["OMP_NUM_THREADS"] == "5"
+        assert "OPENBLAS_NUM_THREADS" not in runtime.os.environ
