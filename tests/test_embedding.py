@@ -100,6 +100,17 @@ def test_blocks_of_a_shared_trunk_do_not_show(model, audio, monkeypatch):
     assert together.shape == (200, model.config.num_features)
 
 
+@pytest.mark.parametrize("samples", [14 * 16000, 10 * 16000 + 777, 16000])
+def test_stretches_of_cores_do_not_show(model, audio, monkeypatch, samples):
+    found = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("MLX_SPEECH_THREADS", threads)
+        found.append(np.array(trunk_frames(model, audio[:samples], 0, model.config.num_frames(samples))))
+    one, three = found
+    assert one.shape == three.shape
+    assert np.abs(one - three).max() < 5e-6 * np.abs(one).max()  # tiles fall elsewhere, as above
+
+
 def test_a_shared_trunk_skips_silent_blocks(model, audio, monkeypatch):
     monkeypatch.setattr("mlx_speech.stages.embedding._BLOCK", 2.0)
     windows = segmentation(audio)

@@ -23,7 +23,12 @@ from mlx_speech.stages.segmentation import Segmentation, cut
 
 _SHRINK = 8  # fbank frames a trunk frame
 _CONTEXT = 14  # trunk frames: half of what one of them hears, so that blocks do not show
-_BLOCK, _GPU_BLOCK = 30.0, 240.0  # seconds of audio in the trunk at once: bounds memory
+_BLOCK, _MOST_BLOCKS = (
+    30.0,
+    4,
+)  # seconds in the trunk at once by each core of a CPU, of so many: bounds memory
+_GPU_BLOCK = 240.0  # the same on a GPU
+_LEAST = 4 * _CONTEXT  # trunk frames that are worth a core of their own
 _NEEDED, _NEEDED_SECOND = 40 << 20, 18 << 20  # bytes a window takes, and a second of a block, measured
 _PIECE = 30.0  # seconds: the longest audio embedded as one
 
@@ -104,7 +109,8 @@ def _shared(
         return
     scale = SAMPLE_RATE / (_SHRINK * FBANK_HOP)
     firsts = np.rint(np.arange(len(masks)) * grid.step * scale).astype(np.int64)
-    seconds = fitting(_NEEDED_SECOND, round(_BLOCK if runtime.on_cpu() else _GPU_BLOCK))
+    most = _BLOCK * min(runtime.cores(), _MOST_BLOCKS) if runtime.on_cpu() else _GPU_BLOCK
+    seconds = fitting(_NEEDED_SECOND, round(most))
     group = max(1, int(seconds / grid.step))
     held, base = mx.zeros((0, model.config.num_features)), 0
     for at in range(0, len(masks), group):
@@ -138,9 +144,25 @@ def trunk_frames(model: WeSpeaker, samples: np.ndarray, first: int, last: int) -
     front, needed = reach - int(at[0]), len(at) + 2 * reach - 1
     around = mx.pad(energies, [(front, max(0, needed - front - len(energies))), (0, 0)])[:needed]
     mean = _sliding_sum(around, 2 * reach) / mx.array(count[:, None], mx.float32)
-    frames = model.trunk((energies[int(at[0]) : int(at[-1]) + 1] - mean)[None])[0]
+    features = energies[int(at[0]) : int(at[-1]) + 1] - mean
     skipped = first - begin // _SHRINK
-    return frames[skipped : skipped + last - first]
+    return _in_stretches(model, features)[skipped : skipped + last - first]
+
+
+def _in_stretches(model: WeSpeaker, features: mx.array) -> mx.array:
+    """The trunk over features (T, M), in one stretch for each core of a CPU: (U, C)."""
+    total = -(-len(features) // _SHRINK)
+    count = max(1, min(runtime.cores(), total // _LEAST))
+    if count == 1:
+        return model.trunk(features[None])[0]
+    own, around = -(-total // count), _CONTEXT + 1
+    size = own + 2 * around
+    starts = [min(max(n * own - around, 0), total - size) for n in range(count)]
+    length = len(features) - _SHRINK * (total - size)  # the recording's last frame may hear less than eight
+    pieces = mx.stack([features[_SHRINK * start :][:length] for start in starts])
+    frames = model.trunk(pieces)
+    ends = [min((n + 1) * own, total) for n in range(count)]
+    return mx.concatenate([frames[n, n * own - starts[n] : ends[n] - starts[n]] for n in range(count)])
 
 
 def _sliding_sum(x: mx.array, size: int) -> mx.array:
