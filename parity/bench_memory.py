@@ -119,9 +119,16 @@ STAGES = {
 HEAD = """# Memory
 
 Resident memory of the whole process in MiB, sampled every 50 ms, from a file on disk to a transcript: Whisper
-tiny.en, the bundled aligner, the preset `fast`, on one CPU core. `python parity/bench_memory.py` (how:
-its first lines). The recording is the sessions of sim_librispeech over and over. *Own* leaves out mapped files: the
-libraries, and pages of the recording's temporary file, which the system takes back whenever it needs them.
+tiny.en, the bundled aligner, the preset `fast`, on one CPU core. The recording is the sessions of sim_librispeech
+over and over. *Own* leaves out mapped files: the libraries, and pages of the recording's temporary file, which the
+system takes back whenever it needs them. Each stage's column is the most while it ran; it may hold what the stage
+before has left.
+
+`python parity/bench_memory.py` says in its first lines how it is run. An hour and three hours take too long here in
+full: the words of their first minutes are written and aligned, and diarization's networks answer every batch
+with what they said of the first of its shape. Decoding, voice detection from the segmentation, the filter bank,
+pooling, clustering and putting windows together are all done in full length. Whisper's and the aligner's memory
+follows the batch, not the recording: their peaks in ten minutes read in full stand in the row without stand-ins.
 
 | recording | words | networks of diarization | `--max-memory` | peak | own |{0} seconds |
 |---|---|---|---|---|---|{1}---|
@@ -132,7 +139,7 @@ def report(lines: list[dict[str, Any]]) -> str:
     """The table; each stage has its own peak."""
     head = HEAD.format("".join(f" {name} |" for name in STAGES.values()), "---|" * len(STAGES))
     rows = []
-    for line in sorted(lines, key=lambda x: (x["max_memory"] or "", x["minutes"])):
+    for line in sorted(lines, key=lambda x: (x["max_memory"] or "", x["stand_ins"], x["minutes"])):
         peaks = [str(line["stages_mib"][k][0]) if k in line["stages_mib"] else "" for k in STAGES]
         cells = [
             f"{line['minutes']:g} min",
