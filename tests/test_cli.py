@@ -67,7 +67,6 @@ def test_transcribe_shows_speakers(run, tmp_path):
         "none",
         "--verbose",
         "--print-progress",
-        "--redo",
     )
     assert code == 0, err
     assert "] SPEAKER_00: And Mr. John Dashwood" in out

@@ -9,7 +9,7 @@ import typer
 
 from mlx_speech.cli.console import app, clock, errors, out, progress
 from mlx_speech.cli.formats import ALL, Formats, parse_formats, takes_write_options, write_all
-from mlx_speech.cli.options import Dir, Quiet
+from mlx_speech.cli.options import Dir, MaxMemory, Quiet
 from mlx_speech.errors import OptionError
 from mlx_speech.pipeline import Aligner
 from mlx_speech.readers import read_transcript
@@ -52,6 +52,7 @@ def align_command(
     lag: Annotated[
         float | None, typer.Option(help="Seconds that the model's times are late; by default as known.")
     ] = None,
+    max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
     """Time the words of a known text: every word once, with how sure its time is.

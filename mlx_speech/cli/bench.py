@@ -21,7 +21,7 @@ from mlx_speech import Transcriber, runtime
 from mlx_speech.audio import SAMPLE_RATE, load_audio
 from mlx_speech.cli.console import STAGES, app, out
 from mlx_speech.cli.demo import DEMO_CLIP, DEMO_MODEL
-from mlx_speech.cli.options import Model
+from mlx_speech.cli.options import MaxMemory, Model
 from mlx_speech.errors import AudioError
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
 
@@ -60,6 +60,7 @@ def bench(
     preset_name: Annotated[
         str, typer.Option("--preset", help=f"Of the diarization: one of {', '.join(PRESETS)}.")
     ] = DEFAULT_PRESET,
+    max_memory: MaxMemory = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure this machine: seconds, times real time and peak memory of every stage, models loaded before."""
