@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_speech import runtime
 from mlx_speech.errors import OptionError
 from mlx_speech.models.pyannet import PyanNetConfig
 from mlx_speech.stages.segmentation import (
@@ -126,6 +127,19 @@ def test_windows_go_through_the_network_in_batches():
     assert heard == [15, 21, 25]
     assert found.votes is found.active
     np.testing.assert_array_equal(found.scores > 0.5, found.active)
+
+
+def test_a_gpu_is_one_batch_ahead_of_the_host(monkeypatch):
+    """The same numbers in the same order; never more than two batches are held."""
+    audio = beeps(25, (3, 21))
+    plain = segment(Loudness(), audio, batch_size=6)
+    monkeypatch.setattr(runtime, "on_cpu", lambda: False)
+    model, asked = Loudness(), []
+    found = segment(model, audio, batch_size=6, progress=lambda done: asked.append(len(model.batches)))
+    for name in ("scores", "active", "votes", "speech"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
+    assert model.batches == [6, 6, 4]
+    assert asked == [2, 3, 3]
 
 
 def test_a_multilabel_network_votes_with_its_scores():

@@ -244,6 +244,18 @@ def test_alignment_matrix_is_normalised_over_tokens(xp):
     assert np.isfinite(np.array(warping._matrix(xp.zeros((2, 5, 20)), xp))).all()
 
 
+def test_attention_of_a_batch_is_the_same_where_a_gpu_smooths_it(monkeypatch):
+    random = np.random.default_rng(1)
+    scores = mx.array(random.normal(0, 3, (3, 2, 9, 40)).astype(np.float32))
+    sizes = [(9, 40), (5, 31), (7, 3)]  # three frames or fewer are not smoothed
+    on_host = warping.alignment_matrices(scores, sizes)
+    monkeypatch.setattr(warping.runtime, "on_cpu", lambda: False)
+    on_device = warping.alignment_matrices(scores, sizes)
+    for one, other, size in zip(on_host, on_device, sizes, strict=True):
+        assert one.shape == other.shape == size
+        np.testing.assert_allclose(one, other, atol=2e-6)
+
+
 def word(text: str, start: float, end: float) -> timing._Timed:
     return timing._Timed(text, [ord(c) for c in text], start, end, 0.5)
 
