@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_speech import runtime
 from mlx_speech.layers.attention import KVCache, attend
 from mlx_speech.layers.elementwise import gelu
 from mlx_speech.layers.layout import by_columns
@@ -248,9 +249,18 @@ class Whisper(nn.Module):
             mel: log-mel spectrogram (B, 3000, n_mels), see :func:`mlx_speech.features.log_mel`.
 
         Returns:
-            (B, 1500, n_audio_state), one frame every 20 ms.
+            (B, 1500, n_audio_state), one frame every 20 ms; on a CPU's cores a window each, and evaluated.
         """
-        return self.encoder(mel.astype(self.dtype))
+        mel = mel.astype(self.dtype)
+        if runtime.cores() == 1 or len(mel) < 2:
+            return self.encoder(mel)
+        mx.eval(mel, self.parameters())  # nothing lazy may cross threads
+        return mx.concatenate(runtime.spread(lambda one: self._encoded(mel[one]), runtime.shares(len(mel), 1)))
+
+    def _encoded(self, mel: mx.array) -> mx.array:
+        features = self.encoder(mel)
+        mx.eval(features)
+        return features
 
     def start(self, features: mx.array) -> DecoderState:
         """A fresh decoding state for audio features (B, T, D)."""
