@@ -159,6 +159,14 @@ def test_bundled_weights_tell_voices_apart():
 # --- blocks -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[True, False], ids=["numba", "plain"])
+def either(request, monkeypatch):
+    """With numba's loops, and as on a machine without numba."""
+    if not request.param:
+        monkeypatch.setattr("mlx_speech.layers.conv2d.kernels", lambda: None)
+
+
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("shape", [(1, 8, 9), (2, 1, 1), (1, 7, 30), (1, 10, 2)])
 @pytest.mark.parametrize(("inputs", "stride"), [(1, 1), (3, 1), (3, 2)])
 def test_convolution_equals_mlxs(shape, inputs, stride, monkeypatch):
@@ -171,6 +179,19 @@ def test_convolution_equals_mlxs(shape, inputs, stride, monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("around", [True, False])
+def test_what_follows_a_convolution_equals_mlxs(around, monkeypatch):
+    conv = Conv2d(3, 5, 3)
+    conv.weight, conv.bias = mx.random.normal(conv.weight.shape), mx.random.normal((5,))
+    x = mx.random.normal((2, 7, 9, 3))
+    skip = mx.random.normal((2, 7, 9, 5)) if around else None
+    monkeypatch.setattr("mlx_speech.layers.conv2d.slow_functions", lambda: True)
+    wanted = mx.conv2d(x, conv.weight, 1, padding=1) + conv.bias + (0 if skip is None else skip)
+    np.testing.assert_allclose(conv.rectified(x, skip), mx.maximum(wanted, 0), rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("shape", [(9, 14), (4, 8), (1, 5)])
 def test_tiles_at_once_do_not_show(shape, monkeypatch):
     conv = Conv2d(3, 5, 3)

@@ -66,3 +66,87 @@ def softmax(x: np.ndarray, top: np.ndarray) -> None:
         scale = _ONE / total
         for i in range(row.size):
             row[i] *= scale
+
+
+@_loop
+def tiles_in(x: np.ndarray, across: int, first: int, half: np.ndarray, out: np.ndarray) -> None:
+    """Winograd's transform of the input of P tiles of 4×4, ``across`` of them beside each other.
+
+    Args:
+        x: (4 · down + 2, 4 · across + 2, C), with the margin of zeros.
+        across: tiles in a row.
+        first: the first tile.
+        half: (6, 6, C) room to work in.
+        out: (36, P, C), written.
+    """
+    two, four, five = _F(2), _F(4), _F(5)
+    for p in range(out.shape[1]):
+        r, s = (first + p) // across * 4, (first + p) % across * 4
+        for j in range(6):
+            for c in range(x.shape[2]):
+                a, b, d = x[r, s + j, c], x[r + 1, s + j, c], x[r + 2, s + j, c]
+                e, f, g = x[r + 3, s + j, c], x[r + 4, s + j, c], x[r + 5, s + j, c]
+                half[0, j, c] = four * a - five * d + f
+                half[1, j, c] = f + e - four * (b + d)
+                half[2, j, c] = f - e + four * (b - d)
+                half[3, j, c] = f - d + two * (e - b)
+                half[4, j, c] = f - d + two * (b - e)
+                half[5, j, c] = four * b - five * e + g
+        for i in range(6):
+            for c in range(x.shape[2]):
+                a, b, d = half[i, 0, c], half[i, 1, c], half[i, 2, c]
+                e, f, g = half[i, 3, c], half[i, 4, c], half[i, 5, c]
+                out[6 * i, p, c] = four * a - five * d + f
+                out[6 * i + 1, p, c] = f + e - four * (b + d)
+                out[6 * i + 2, p, c] = f - e + four * (b - d)
+                out[6 * i + 3, p, c] = f - d + two * (e - b)
+                out[6 * i + 4, p, c] = f - d + two * (b - e)
+                out[6 * i + 5, p, c] = four * b - five * e + g
+
+
+@_loop
+def tiles_out(
+    x: np.ndarray, across: int, first: int, half: np.ndarray, bias: np.ndarray, low: float, out: np.ndarray
+) -> None:
+    """Winograd's transform of the products of P tiles, (36, P, N), to their part of the output.
+
+    Args:
+        x: the products.
+        across: tiles in a row.
+        first: the first tile.
+        half: (4, 6, N) room to work in.
+        bias: (N,) added to the output.
+        low: what the output is at least.
+        out: (F, T, N), holds what is added to the output, and the output then.
+    """
+    two, four, eight, least = _F(2), _F(4), _F(8), _F(low)
+    rows, columns, width = out.shape
+    for p in range(x.shape[1]):
+        r, s = (first + p) // across * 4, (first + p) % across * 4
+        for j in range(6):
+            for c in range(width):
+                b, d, e, f = x[6 + j, p, c], x[12 + j, p, c], x[18 + j, p, c], x[24 + j, p, c]
+                half[0, j, c] = x[j, p, c] + b + d + e + f
+                half[1, j, c] = b - d + two * (e - f)
+                half[2, j, c] = b + d + four * (e + f)
+                half[3, j, c] = b - d + eight * (e - f) + x[30 + j, p, c]
+        for i in range(min(4, rows - r)):
+            y = out[r + i]
+            for c in range(width):
+                b, d, e, f = half[i, 1, c], half[i, 2, c], half[i, 3, c], half[i, 4, c]
+                g = bias[c]
+                half[i, 0, c] += b + d + e + f + g
+                half[i, 5, c] += b - d + eight * (e - f) + g
+                half[i, 1, c] = b - d + two * (e - f) + g
+                half[i, 2, c] = b + d + four * (e + f) + g
+            for c in range(width):
+                y[s, c] = max(y[s, c] + half[i, 0, c], least)
+            if s + 1 < columns:
+                for c in range(width):
+                    y[s + 1, c] = max(y[s + 1, c] + half[i, 1, c], least)
+            if s + 2 < columns:
+                for c in range(width):
+                    y[s + 2, c] = max(y[s + 2, c] + half[i, 2, c], least)
+            if s + 3 < columns:
+                for c in range(width):
+                    y[s + 3, c] = max(y[s + 3, c] + half[i, 5, c], least)

@@ -6,16 +6,18 @@ B batch, F frequency, T time, C channels in, N channels out.
 from __future__ import annotations
 
 import functools
+from types import ModuleType
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_speech.layers.fused import slow_functions
+from mlx_speech.layers.fused import fresh, kernels, slow_functions, view
 
 _TILE = 4  # rows and columns of output that are made together
 _REACH = _TILE + 2  # rows and columns of input that they need
 _BYTES = 3 << 20  # of tiles transformed at once: near a CPU's cache, and not too many steps to hand over
+_LOWEST = -3e38  # below what a convolution makes
 _FEWEST = 128  # tiles at once: fewer make slow products
 
 
@@ -40,6 +42,9 @@ class Conv2d(nn.Module):
     def rectified(self, x: mx.array, skip: mx.array | None = None) -> mx.array:
         """What is positive of :meth:`__call__`, or of its sum with ``skip`` where that is given."""
         if slow_functions():
+            if self._in_tiles and (loops := kernels()):
+                ways = [None] * len(x) if skip is None else list(skip)
+                return mx.stack([self._by_loops(*pair, 0.0, loops) for pair in zip(x, ways, strict=True)])
             y = self._convolve(x)
             return nn.relu(y if skip is None else y + skip)
         y = self._bare(x)
@@ -53,11 +58,10 @@ class Conv2d(nn.Module):
 
     def _convolve(self, x: mx.array) -> mx.array:
         """:meth:`__call__` on a Linux CPU."""
-        kernel, channels = self.weight.shape[2:]
-        if kernel == 1:
+        if self.weight.shape[2] == 1:
             x = x[:, :: self.stride, :: self.stride]
             return mx.addmm(self.bias, x, self.weight[:, 0, 0].T)
-        by = self._by_tiles if self.stride == 1 and channels > 1 else self._by_windows
+        by = self._by_tiles if self._in_tiles else self._by_windows
         return mx.stack([by(one) for one in x]) if len(x) != 1 else by(x[0])[None]
 
     def _by_tiles(self, x: mx.array) -> mx.array:
@@ -70,7 +74,9 @@ class Conv2d(nn.Module):
         """
         rows, columns, channels = x.shape
         weight = self._spread_weight()
-        gathers, scatter = _tiles(rows, columns, max(_FEWEST, _BYTES // (4 * channels * _REACH**2)))
+        if loops := kernels():
+            return self._by_loops(x, None, _LOWEST, loops)
+        gathers, scatter = _tiles(rows, columns, _at_once(channels))
         flat = _with_zeros(x)
         parts = []
         for gather in gathers:
@@ -79,6 +85,32 @@ class Conv2d(nn.Module):
             parts.append((_OUTPUT @ products.reshape(_REACH**2, -1)).reshape(-1, weight.shape[2]))
         out = parts[0] if len(parts) == 1 else mx.concatenate(parts)
         return (mx.take(out, scatter, axis=0) + self.bias).reshape(rows, columns, -1)
+
+    def _by_loops(self, x: mx.array, skip: mx.array | None, low: float, loops: ModuleType) -> mx.array:
+        """The same with numba's loops around the products, and ``skip`` (F, T, N) added; at least ``low``."""
+        rows, columns, channels = x.shape
+        weight = self._spread_weight()
+        across, down = -(-columns // _TILE), -(-rows // _TILE)
+        _, inputs = fresh(down * _TILE + 2, across * _TILE + 2, channels)
+        inputs[1 : rows + 1, 1 : columns + 1] = view(x)
+        out, outputs = fresh(rows, columns, weight.shape[2])
+        if skip is not None:
+            outputs[:] = view(skip)
+        before = np.empty((_REACH, _REACH, channels), np.float32)
+        after = np.empty((_TILE, _REACH, weight.shape[2]), np.float32)
+        bias, most = view(self.bias), min(_at_once(channels), down * across)
+        tiles, memory = fresh(_REACH**2, most, channels)
+        for first in range(0, down * across, most):
+            if down * across - first < most:
+                tiles, memory = fresh(_REACH**2, down * across - first, channels)
+            loops.tiles_in(inputs, across, first, before, memory)
+            loops.tiles_out(view(tiles @ weight), across, first, after, bias, low, outputs)
+        return out
+
+    @property
+    def _in_tiles(self) -> bool:
+        kernel, channels = self.weight.shape[2:]
+        return self.stride == 1 and kernel == 3 and channels > 1
 
     def _spread_weight(self) -> mx.array:
         """(36, C, N), made once of the weights."""
@@ -97,6 +129,11 @@ class Conv2d(nn.Module):
         weight = self.weight.reshape(self.weight.shape[0], -1)
         out = mx.addmm(self.bias, windows.reshape(-1, 9 * channels), weight.T)
         return out.reshape(height, width, -1)
+
+
+def _at_once(channels: int) -> int:
+    """Tiles transformed together."""
+    return max(_FEWEST, _BYTES // (4 * channels * _REACH**2))
 
 
 def _bias_and_rectify(x: mx.array, bias: mx.array) -> mx.array:

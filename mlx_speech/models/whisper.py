@@ -255,7 +255,9 @@ class Whisper(nn.Module):
         if runtime.cores() == 1 or len(mel) < 2:
             return self.encoder(mel)
         mx.eval(mel, self.parameters())  # nothing lazy may cross threads
-        return mx.concatenate(runtime.spread(lambda one: self._encoded(mel[one]), runtime.shares(len(mel), 1)))
+        return mx.concatenate(
+            runtime.spread(lambda one: self._encoded(mel[one]), runtime.shares(len(mel), 1))
+        )
 
     def _encoded(self, mel: mx.array) -> mx.array:
         features = self.encoder(mel)
