@@ -2,7 +2,8 @@
 
 A frame lasts half a stride to both sides of the middle of what it hears; the model's known lag is taken off.
 In speech that runs on, people who label words leave no gap between them, while CTC always leaves one, for the
-delimiter: words that stand closer than ``AlignOptions.meet`` therefore meet halfway.
+delimiter: words that stand closer than ``AlignOptions.meet`` therefore meet halfway. Before a pause some models
+draw a word's last letter on into the silence: a word ends with its sound.
 
 A word's probability is that of the path along the word and half of the way to its neighbours, as a geometric
 mean over frames: where the text leaves out what was said, or the other way round, the path has to cross
@@ -33,6 +34,10 @@ _BEAM = 20_000.0
 # speech goes on that the text leaves out, words are not drawn into it.
 _OUTSIDE = 2.0
 _BESIDE = 25  # frames at most on each side that a word's probability takes in
+# a word is over where, up to its end, so many blocks of 10 ms are so many decibels fainter than its loudest one
+_PAUSE = 12
+_FAINT = 30.0
+_BLOCK = SAMPLE_RATE // 100
 _SILENT_WORD = 0.2  # seconds at most for a word without sound
 _METHODS: Mapping[str, Callable[..., ctc.Path | None]] = {
     "viterbi": ctc.viterbi,
@@ -179,12 +184,12 @@ def place(
     rank = {c: n for n, c in enumerate(used, 1)}
     for w, (first, last) in zip(work, spans, strict=True):
         rows = emissions.part(first, last)
-        found = _fit(w, rows, rank, clock, first, options)
+        found = _fit(w, rows, rank, clock, first, audio, options)
         if found is None and len(w.segments) > 1:
             found = []
             for single in w.alone(alphabet):
                 a, b = (min(max(f, first), last) for f in clock.frames(single.start, single.end, total))
-                one = _fit(single, rows[a - first : b - first], rank, clock, a, options)
+                one = _fit(single, rows[a - first : b - first], rank, clock, a, audio, options)
                 found += one or [unplaced(single.segments[0], len(audio) / SAMPLE_RATE)]
         yield found or [unplaced(s, len(audio) / SAMPLE_RATE) for s in w.segments]
         if progress:
@@ -217,7 +222,13 @@ class _Clock:
 
 
 def _fit(
-    work: Work, rows: np.ndarray, rank: Mapping[int, int], clock: _Clock, first: int, options: AlignOptions
+    work: Work,
+    rows: np.ndarray,
+    rank: Mapping[int, int],
+    clock: _Clock,
+    first: int,
+    audio: np.ndarray,
+    options: AlignOptions,
 ) -> list[Segment] | None:
     """The best placement in the frames, as segments; ``None`` where there is none."""
     wild = rows.shape[1] - 2
@@ -226,7 +237,7 @@ def _fit(
     if path is None:
         return None
     starts, ends = (np.clip(clock.seconds(first + x), work.start, work.end) for x in (path.starts, path.ends))
-    timed = _Timed.of(path, starts, ends, work, options.meet)
+    timed = _Timed.of(path, starts, ends, work, audio, options.meet)
     out: list[Segment] = []
     number = 0
     words: list[Word | None] = []
@@ -271,11 +282,21 @@ class _Timed:
     sure: Mapping[int, float]
 
     @classmethod
-    def of(cls, path: ctc.Path, starts: np.ndarray, ends: np.ndarray, work: Work, meet: float) -> _Timed:
+    def of(
+        cls,
+        path: ctc.Path,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        work: Work,
+        audio: np.ndarray,
+        meet: float,
+    ) -> _Timed:
+        """Words from their tokens' places: without pauses at their ends, and meeting where they stand close."""
         known = work.columns >= 0
         sounding = np.flatnonzero(work.owners[:, 0] >= 0)
         numbers, at, counts = np.unique(work.owners[sounding, 0], return_index=True, return_counts=True)
         first, last = sounding[at], sounding[at + counts - 1] + 1
+        _end_with_sound(audio, starts, ends, first, last)
         _close_gaps(starts, ends, first, last, meet)
         # half of the way to the neighbours
         begin, end = path.starts[first], path.ends[last - 1]
@@ -318,6 +339,21 @@ class _Timed:
                 probability = float(np.average(self.scores[mine], weights=self.frames[mine]))
             if piece.text:
                 yield Character(piece.text, begin, now, probability)
+
+
+def _end_with_sound(
+    audio: np.ndarray, starts: np.ndarray, ends: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> None:
+    """Take off the ends of words, in place, the pauses in them; word k has the tokens first[k] to last[k] - 1."""
+    for a, b in zip(first, last - 1, strict=True):
+        part = audio[round(starts[a] * SAMPLE_RATE) : round(ends[b] * SAMPLE_RATE)]
+        count = len(part) // _BLOCK
+        if count <= _PAUSE:
+            continue
+        energy = np.square(part[: count * _BLOCK].reshape(count, _BLOCK)).mean(axis=1)
+        loud = int(np.flatnonzero(energy >= energy.max() * 10 ** (-_FAINT / 10))[-1]) + 1
+        if count - loud >= _PAUSE:
+            ends[b] = max(starts[b], starts[a] + loud * _BLOCK / SAMPLE_RATE)
 
 
 def _close_gaps(
