@@ -180,19 +180,15 @@ CARDS: dict[str, Card] = {
             parameters=94.4,
         ),
         Card(
-            alias="wav2vec2-mini-en",
-            family="wav2vec2",
-            licence="MIT; trained on Apache-2.0, CC0, CC BY 4.0, CMU and public-domain data",
-            origin="trained for this project: mlx_speech/assets/wav2vec2-mini-en/LICENSE",
+            alias="whisper-ctc-tiny.en",
+            family="whisper-ctc",
+            licence="MIT; trained on Apache-2.0, CC BY 4.0 and public-domain data",
+            origin="trained for this project: mlx_speech/assets/whisper-ctc-tiny.en/LICENSE",
             task="word alignment",
-            bundled="wav2vec2-mini-en",
+            bundled="whisper-ctc-tiny.en",
             languages="en",
-            parameters=11.3,
-            # an estimate: 44 and 38 ms on 54 and 22 words that people labelled; at the pauses of eight other
-            # readers, by the audio's energy, 18 to 33 ms (docs/alignment.md)
-            lag=0.04,
-            note="an aligner, not a recogniser; its times run late, by about 40 ms on 76 hand-labelled words, "
-            "which is taken off",
+            parameters=8.2,
+            note="an aligner, not a recogniser",
         ),
         *(
             _aligner(

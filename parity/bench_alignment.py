@@ -8,8 +8,8 @@ speaker are more alike than it knows. Also: how well an aligner spells by itself
 energy at pauses, a second opinion on the lag; and what a low probability tells, by giving an aligner another clip's
 words.
 
-    python parity/bench_alignment.py              # the bundled aligners; writes parity/BENCH_ALIGNMENT.md
-    python parity/bench_alignment.py NAME …       # these, the first one in all its variants
+    python parity/bench_alignment.py               # the bundled aligners; writes parity/BENCH_ALIGNMENT.md
+    python parity/bench_alignment.py NAME[,LAG] …  # these, the first one in all its variants
 """
 
 from __future__ import annotations
@@ -300,11 +300,17 @@ def variants(listeners: dict[str, Listener]) -> dict[str, TIMES]:
     return found
 
 
+def opened(name: str) -> tuple[str, Listener]:
+    """An aligner by its name, behind which a comma and its lag in seconds may stand; what the report calls it."""
+    name, _, lag = name.partition(",")
+    return name.rpartition("/")[2], Listener(mlx_speech.load(name), float(lag) if lag else known_lag(name))
+
+
 def report(names: Sequence[str]) -> Iterator[str]:
     """The report's lines, for these aligners."""
     from parity_whisper import open_pair
 
-    listeners = {n.rpartition("/")[2]: Listener(mlx_speech.load(n), known_lag(n)) for n in names}
+    listeners = dict(map(opened, names))
     used = listeners[first := next(iter(listeners))]
     pair = open_pair("tiny.en")
     ours = variants(listeners)

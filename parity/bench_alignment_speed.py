@@ -1,7 +1,8 @@
 """How long alignment takes and what memory it needs, beside WhisperX 3.8.6's own ``align`` on transformers.
 
 Every job runs in a process of its own, for its memory; its models are loaded before the clock starts. Words are
-given. WhisperX cuts text into sentences with nltk's data, which is not here: each of its segments counts as one.
+given. The mini is wav2vec2-mini-en, which both can run. WhisperX cuts text into sentences with nltk's data, which
+is not here: each of its segments counts as one.
 
 python parity/bench_alignment_speed.py          # writes parity/BENCH_ALIGNMENT_SPEED.md
 python parity/bench_alignment_speed.py search   # one part of it; the others stay
@@ -24,7 +25,8 @@ from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
-from bench_alignment import DATA, MINI, whisperx_parts
+from alignment_sets import DATA
+from bench_alignment import MINI, whisperx_parts
 
 from mlx_speech.audio import SAMPLE_RATE, load_audio
 from mlx_speech.stages import ctc, placing
@@ -35,6 +37,7 @@ from mlx_speech.types import Segment
 REPORT = Path(__file__).with_name("BENCH_ALIGNMENT_SPEED.md")
 SHORT = 20  # segments for the base configuration
 HOUR = 3600.0
+MINI_FOLDER = f"path:{DATA.parent / 'weights' / MINI}"
 Job = Callable[[], None]
 
 
@@ -57,10 +60,11 @@ def recording() -> tuple[np.ndarray, tuple[Segment, ...]]:
 # --- jobs: each is made ready, then timed -------------------------------------------------------------------
 
 
-def ours(base: bool) -> Job:
+def ours(name: str) -> Job:
     """Segments placed by ours."""
     audio, segments = recording()
-    listener = Listener(_base_pair()[0] if base else mlx_speech.load(MINI))
+    base = name == "base"
+    listener = Listener(_base_pair()[0] if base else mlx_speech.load(name))
     chosen = segments[:SHORT] if base else segments
     audio = audio[: round(chosen[-1].end * SAMPLE_RATE)]
     return lambda: align_segments({"en": listener}, audio, chosen) and None
@@ -94,7 +98,7 @@ def emissions(file: str) -> None:
     import mlx.core as mx
 
     audio, segments = recording()
-    model = mlx_speech.load(MINI)
+    model = mlx_speech.load(MINI_FOLDER)
     columns = {t.lower(): n for n, t in enumerate(model.config.vocabulary)}
     kept = {}
     for n, s in enumerate(segments):
@@ -148,9 +152,10 @@ def one_text(missing: int) -> Job:
 
 BAR = 4  # the delimiter's column
 JOBS: dict[str, tuple[str, Callable[[], Job]]] = {
-    "mini, ours": ("speed", lambda: ours(False)),
+    "mini, ours": ("speed", lambda: ours(MINI_FOLDER)),
+    "whisper-ctc-tiny.en, ours": ("speed", lambda: ours("whisper-ctc-tiny.en")),
     "mini, WhisperX": ("speed", lambda: whisperx(False)),
-    "base-960h's configuration, ours": ("speed", lambda: ours(True)),
+    "base-960h's configuration, ours": ("speed", lambda: ours("base")),
     "base-960h's configuration, WhisperX": ("speed", lambda: whisperx(True)),
     "1 h in segments, ours": ("search", segments_apart),
     "551 s in segments, WhisperX": ("search", segments_by_whisperx),

@@ -49,7 +49,7 @@ def main() -> None:
     from mlx_speech.stages.transcribe import windows_together
 
     samples = recording(args.audio, args.hours)
-    full = mlx_speech.Transcriber.load(args.whisper, align="wav2vec2-mini-en", diarize=True)
+    full = mlx_speech.Transcriber.load(args.whisper, align="whisper-ctc-tiny.en", diarize=True)
     for words, batch in WAYS:
         transcriber = full if words == "aligner" else replace(full, aligner=None)
         options = mlx_speech.TranscribeOptions(words=words != "none", batch_size=batch)

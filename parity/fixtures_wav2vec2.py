@@ -1,7 +1,6 @@
-"""Tiny seeded checkpoints as transformers writes them, with the original's scores; and the bundled aligner.
+"""Tiny seeded checkpoints as transformers writes them, with the original's scores.
 
 python parity/fixtures_wav2vec2.py           # tests/fixtures/wav2vec2
-python parity/fixtures_wav2vec2.py bundle    # mlx_speech/assets/wav2vec2-mini-en
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ import mlx_speech  # noqa: F401  # isort: skip  (first: it loads the BLAS that M
 import json
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import torch
 from transformers import (
@@ -31,13 +28,10 @@ from transformers import (
 )
 
 from mlx_speech.audio import load_audio
-from mlx_speech.converters._write import ConvertOptions, convert_checkpoint
-from mlx_speech.loading import open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data"))
 MINI = DATA / "weights/wav2vec2-mini-en"
-ASSET = ROOT / "mlx_speech/assets/wav2vec2-mini-en"
 FIXTURES = ROOT / "tests/fixtures/wav2vec2"
 RATE = 16000
 TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"etaonihsrdlumwcfgypbvk'xjqz")
@@ -171,17 +165,6 @@ def tokenizer(kind: Kind) -> Wav2Vec2CTCTokenizer:
         return Wav2Vec2CTCTokenizer(str(file), target_lang="eng" if kind.languages else None)
 
 
-def bundle(folder: Path = ASSET) -> None:
-    """Convert the mini aligner as ``mlx-convert convert --dtype float16`` does."""
-    with tempfile.TemporaryDirectory() as work:
-        made = Path(work) / "made"
-        opened = open_checkpoint(MINI, "wav2vec2")
-        convert_checkpoint(opened, made, str(MINI), ConvertOptions(dtype=mx.float16))
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in made.iterdir():
-            shutil.copyfile(file, folder / file.name)
-
-
 def speech(pattern: str, seconds: float | None = None) -> np.ndarray:
     """A recording of the test data, (S,) float32."""
     (file,) = sorted((DATA / "audio").glob(pattern))[:1]
@@ -190,4 +173,4 @@ def speech(pattern: str, seconds: float | None = None) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    bundle() if sys.argv[1:] == ["bundle"] else make()
+    make()

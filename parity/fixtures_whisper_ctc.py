@@ -1,6 +1,7 @@
-"""A tiny seeded encoder of Whisper's with a CTC head, in its layout, with transformers' scores.
+"""A tiny seeded encoder of Whisper's with a CTC head, with transformers' scores; and the bundled aligner.
 
-python parity/fixtures_whisper_ctc.py      # tests/fixtures/whisper_ctc
+python parity/fixtures_whisper_ctc.py                   # tests/fixtures/whisper_ctc
+python parity/fixtures_whisper_ctc.py bundle FOLDER     # mlx_speech/assets/whisper-ctc-tiny.en
 """
 
 from __future__ import annotations
@@ -9,18 +10,25 @@ import mlx_speech  # noqa: F401  # isort: skip  (first: it loads the BLAS that M
 
 import json
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 from fixtures_wav2vec2 import TOKENS, seeded
 from safetensors.numpy import save_file
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from mlx_speech.converters._certificate import fixed_inputs
 from mlx_speech.converters._originals import run_original
+from mlx_speech.converters._write import ConvertOptions, convert_checkpoint
 from mlx_speech.loading import open_checkpoint
 
-FIXTURE = Path(__file__).resolve().parents[1] / "tests/fixtures/whisper_ctc"
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURE = ROOT / "tests/fixtures/whisper_ctc"
+ASSET = ROOT / "mlx_speech/assets/whisper-ctc-tiny.en"
 LENGTHS = (320, 3200, 9600)  # samples: one frame; some
 _CONFIG = WhisperConfig(
     d_model=24,
@@ -57,5 +65,17 @@ def make(folder: Path = FIXTURE) -> None:
     np.savez_compressed(folder / "expected.npz", **expected)
 
 
+def bundle(source: Path, folder: Path = ASSET) -> None:
+    """Convert a trained checkpoint as ``mlx-convert convert --dtype float16 --certify`` does; licences stay."""
+    opened = open_checkpoint(source)
+    original = run_original(opened, fixed_inputs(opened.family.name, opened.config))
+    with tempfile.TemporaryDirectory() as work:
+        made = Path(work) / folder.name
+        convert_checkpoint(opened, made, folder.name, ConvertOptions(mx.float16, original=original))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "model.safetensors", "parity.json"):
+            shutil.copyfile(made / name, folder / name)
+
+
 if __name__ == "__main__":
-    make()
+    bundle(Path(sys.argv[2])) if sys.argv[1:2] == ["bundle"] else make()

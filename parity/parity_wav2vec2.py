@@ -71,7 +71,6 @@ def _mini() -> Iterator[Row]:
     theirs = Wav2Vec2ForCTC.from_pretrained(MINI, dtype=torch.float32).eval()
     ours = load(f"path:{MINI}", dtype="float32")
     yield from _compare("wav2vec2 mini-en", ours, theirs, KINDS["base"], (0.025, 1.0, 10.0, 30.0))
-    bundled = load("wav2vec2-mini-en", dtype="float32")
     extract = extractor(True, False)
     for pattern in ("jfk.flac", "wordtimes_emur/*.wav", "ljspeech/*", "librispeech_test_other/*.flac"):
         audio = speech(pattern)
@@ -81,8 +80,6 @@ def _mini() -> Iterator[Row]:
         note = f"{len(audio) / RATE:.1f} s, normalised by each side"
         yield close(f"wav2vec2 mini-en {pattern}: logits", found, want, "wav2vec2.logits", note)
         yield same(f"wav2vec2 mini-en {pattern}: best tokens", *_best(found, want))
-        small = bundled(bundled.normalize(mx.array(audio)[None]))
-        yield close(f"wav2vec2 mini-en {pattern}: bundled float16 file", small, want, "wav2vec2.bundled")
 
 
 def _best(found: mx.array, want: np.ndarray) -> tuple[list[int], list[int]]:

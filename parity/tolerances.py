@@ -119,11 +119,6 @@ TOLERANCES: dict[str, Tolerance] = {
     "wav2vec2.logits": Tolerance(
         "relative L2", 1e-5, "the issue's limit; each side is about 5e-7 off the same model in float64"
     ),
-    "wav2vec2.bundled": Tolerance(
-        "relative L2",
-        1e-4,
-        "the positional convolution's weight norm resolved, then rounded to float16: 2e-5",
-    ),
     "whisper_ctc": Tolerance(
         "relative L2", 1e-5, "as wav2vec2's logits; the encoder's layers as Whisper's: measured 3e-6"
     ),

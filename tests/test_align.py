@@ -90,8 +90,8 @@ def listener() -> Listener:
 
 
 @pytest.fixture(scope="module")
-def mini() -> Aligner:
-    return Aligner.load("wav2vec2-mini-en")
+def bundled() -> Aligner:
+    return Aligner.load("whisper-ctc-tiny.en")
 
 
 def check(segments: list[Segment], texts: list[str], duration: float) -> None:
@@ -187,6 +187,18 @@ def test_silent_words_stand_beside_their_neighbours(listener):
     assert dash.end - smile.start == pytest.approx(0.4)
     assert last.start == two.end
     assert all(w.uncertain and w.probability == 0 for w in (first, smile, dash, last))
+
+
+@pytest.mark.parametrize(("faint", "end"), [(0.0, 0.2), (1e-4, 0.2), (0.01, 0.6)])
+def test_a_word_ends_with_its_sound(faint, end):
+    audio = np.full(16000, faint, np.float32)
+    audio[1600:4800] = 0.1
+    starts, ends = np.array([0.1, 0.3, 0.7]), np.array([0.3, 0.7, 0.9])
+    # the word is said until 0.3 s and drawn to 0.7 s; the next one is as faint throughout, or silent
+    placing._end_with_sound(audio, starts, ends, np.array([0, 2]), np.array([2, 3]))
+    assert ends[0] == 0.3
+    assert ends[1] == pytest.approx(0.1 + end)
+    assert ends[2] == 0.9
 
 
 def test_long_recordings_are_heard_in_equal_windows_without_seams(listener):
@@ -383,9 +395,9 @@ NASTY = [
     ("rule", "language", "text"),
     [*(("viterbi", *case) for case in NASTY), *(("blank-stay", *case) for case in NASTY[::5])],
 )
-def test_nasty_texts_come_back_whole(mini, language, text, rule):
+def test_nasty_texts_come_back_whole(bundled, language, text, rule):
     audio = load_audio(CLIP)[: 16000 * 6]
-    listener = mini.listener(None)
+    listener = bundled.listener(None)
     options = AlignOptions(characters=True, method=rule)
     segment = Segment(1.0, 5.0, text, language=language)
     check(align_segments({language: listener}, audio, [segment], options), [text], 6)
@@ -417,17 +429,17 @@ def test_any_text_at_any_time_comes_back_whole(texts, times, slack, join, seed):
 # --- the bundled model --------------------------------------------------------------------------------------
 
 
-def test_bundled_model_places_a_reading(mini):
+def test_bundled_model_places_a_reading(bundled):
     audio = load_audio(CLIP)
     duration = len(audio) / 16000
-    by_text = mini.align(audio, CLIP_TEXT)
+    by_text = bundled.align(audio, CLIP_TEXT)
     check(list(by_text.segments), [x.text for x in by_text.segments], duration)
     assert len(by_text.segments) == 3
     assert " ".join(s.text for s in by_text.segments) == CLIP_TEXT
     words = by_text.words
     assert np.mean([w.uncertain for w in words]) < 0.15
     assert np.median([w.probability for w in words]) > 0.6
-    wrong = mini.align(audio, OTHER_TEXT)
+    wrong = bundled.align(audio, OTHER_TEXT)
     assert np.mean([w.uncertain for w in wrong.words]) > 0.6
     # the same from rough segments
     half = len(words) // 2
@@ -435,34 +447,34 @@ def test_bundled_model_places_a_reading(mini):
         Segment(max(p[0].start - 0.2, 0), p[-1].end + 0.2, " ".join(w.text for w in p))
         for p in (words[:half], words[half:])
     ]
-    again = mini.align(audio, rough)
+    again = bundled.align(audio, rough)
     assert np.median(np.abs([a.start - b.start for a, b in zip(words, again.words, strict=True)])) < 0.02
 
 
 @pytest.mark.parametrize(("first", "last"), [(20, 0), (0, 20), (20, 20)])
-def test_speech_that_the_text_leaves_out_at_its_ends_moves_nothing(mini, first, last):
+def test_speech_that_the_text_leaves_out_at_its_ends_moves_nothing(bundled, first, last):
     audio, words = load_audio(CLIP), CLIP_TEXT.split()
-    whole = mini.align(audio, CLIP_TEXT).words
-    part = mini.align(audio, " ".join(words[first : len(words) - last])).words
+    whole = bundled.align(audio, CLIP_TEXT).words
+    part = bundled.align(audio, " ".join(words[first : len(words) - last])).words
     assert [w.text for w in part] == words[first : len(words) - last]
     kept = whole[first : len(words) - last]
     assert max(abs(a.start - b.start) for a, b in zip(part, kept, strict=True)) < 0.1
 
 
-def test_text_that_nobody_says_is_marked_with_what_it_displaces(mini):
+def test_text_that_nobody_says_is_marked_with_what_it_displaces(bundled):
     audio, extra = load_audio(CLIP), OTHER_TEXT.split()[:10]
-    whole = mini.align(audio, CLIP_TEXT).words
-    found = mini.align(audio, " ".join([*extra, CLIP_TEXT, *extra])).words
+    whole = bundled.align(audio, CLIP_TEXT).words
+    found = bundled.align(audio, " ".join([*extra, CLIP_TEXT, *extra])).words
     assert all(w.uncertain for w in (*found[:10], *found[-10:]))
     moved = [b for a, b in zip(whole, found[10:-10], strict=True) if abs(a.start - b.start) > 0.1]
     assert len(moved) < 10
     assert all(w.uncertain for w in moved)
 
 
-def test_transcripts_keep_what_they_know(mini):
+def test_transcripts_keep_what_they_know(bundled):
     audio = load_audio(CLIP)[: 16000 * 4]
     given = Transcript((Segment(0.2, 3.5, "And Mr. John Dashwood"),), "en", 4.0)
-    found = mini.align(audio, given)
+    found = bundled.align(audio, given)
     assert (found.language, found.duration) == ("en", 4.0)
     assert len(found.words) == 4
 
@@ -472,8 +484,8 @@ def test_transcripts_keep_what_they_know(mini):
 
 def test_auto_takes_the_best_that_is_here(monkeypatch):
     assert aligners.default_aligner("xx") is None
-    monkeypatch.setattr(aligners, "is_here", lambda card: card.alias == "wav2vec2-mini-en")
-    assert aligners.default_aligner("en").alias == "wav2vec2-mini-en"
+    monkeypatch.setattr(aligners, "is_here", lambda card: card.alias == "whisper-ctc-tiny.en")
+    assert aligners.default_aligner("en").alias == "whisper-ctc-tiny.en"
     assert aligners.default_aligner("de") is None
     monkeypatch.setattr(aligners, "is_here", lambda card: True)
     assert aligners.default_aligner("en").alias == "wav2vec2-base-960h"
@@ -483,12 +495,19 @@ def test_the_table_is_free_and_known():
     for language, choices in aligners.ALIGNERS.items():
         for choice in choices:
             card = CARDS[choice]
-            assert (card.family, card.languages) == ("wav2vec2", language)
+            assert card.languages == language
+            assert card.family in ("wav2vec2", "whisper-ctc")
             assert "NC" not in card.licence
     named = {name for choices in aligners.ALIGNERS.values() for name in choices}
     assert named == {c.alias for c in CARDS.values() if c.task == "word alignment"}
-    assert aligners.known_lag("wav2vec2-mini-en") == 0.04
     assert aligners.known_lag("path:/elsewhere") == 0
+
+
+def test_a_known_lag_is_taken_off(monkeypatch):
+    card = replace(CARDS["whisper-ctc-tiny.en"], lag=0.04)
+    monkeypatch.setitem(CARDS, card.alias, card)
+    assert aligners.known_lag(card.alias) == 0.04
+    assert Aligner.load(card.alias).listener(None).lag == 0.04
 
 
 def test_a_missing_aligner_is_named(monkeypatch):

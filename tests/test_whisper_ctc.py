@@ -14,6 +14,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_speech import hub
+from mlx_speech.audio import load_audio
 from mlx_speech.converters._certificate import difference
 from mlx_speech.errors import AudioError, CheckpointError
 from mlx_speech.loading import load
@@ -27,6 +29,7 @@ from mlx_speech.types import Segment
 
 FIXTURE = Path(__file__).parent / "fixtures/whisper_ctc"
 LENGTHS = (320, 3200, 9600)  # as in parity/fixtures_whisper_ctc.py
+DEMO = hub.ASSETS / "demo/sense_and_sensibility.flac"
 LIMIT = 5e-6  # relative L2, float32 on both sides; measured at most 5e-7
 
 
@@ -154,3 +157,32 @@ def test_it_aligns(expected):
     edges = [t for w in found.words for t in (w.start, w.end)]
     assert edges == sorted(edges)
     assert 0 <= edges[0] < edges[-1] <= 1.8
+
+
+# --- the bundled one --------------------------------------------------------------------------------------
+
+
+def spell(model, logits: mx.array) -> str:
+    """The best token of each frame, repeats and blanks taken out."""
+    best = mx.argmax(logits, axis=-1).tolist()
+    kept = [n for i, n in enumerate(best) if n != model.config.blank and (i == 0 or n != best[i - 1])]
+    return "".join(model.config.vocabulary[n] for n in kept).replace(model.config.word_delimiter, " ")
+
+
+def test_the_bundled_aligner_hears_words():
+    model = load("whisper-ctc-tiny.en")
+    assert model.origin.layout == "mlx_speech"
+    audio = mx.array(load_audio(DEMO)[: 12 * 16000])[None]
+    logits = model(model.normalize(audio))
+    assert logits.shape == (1, 600, 32)
+    heard = spell(model, logits[0])
+    # it spells by ear ("DASHWOD", "PRUDEINLY"), but these words come out whole
+    assert {"MISTER", "JOHN", "LEISURE", "CONSIDER", "MUCH", "RATHER"} <= set(heard.split())
+
+
+def test_the_bundled_aligner_is_small_and_says_what_it_is_made_of():
+    folder = hub.locate("whisper-ctc-tiny.en")
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 16.6e6
+    licence = (folder / "LICENSE").read_text(encoding="utf-8")
+    for name in ("OpenAI", "LibriSpeech", "CC BY 4.0", "Kokoro", "Apache", "Austen"):
+        assert name in licence

@@ -14,7 +14,7 @@ from mlx_speech import hub
 from mlx_speech.registry import CARDS, Card, find_card
 
 ALIGNERS: dict[str, tuple[str, ...]] = {
-    "en": ("wav2vec2-base-960h", "wav2vec2-mini-en"),
+    "en": ("wav2vec2-base-960h", "whisper-ctc-tiny.en"),
     **{
         language: (f"wav2vec2-xlsr-53-{language}",)
         for language in (
