@@ -36,8 +36,8 @@ from asr_contestants import BASE, CONTESTANTS, FASTER, MARK, MODELS, RATE, SAME_
 HERE = Path(__file__).resolve().parent
 KEPT = HERE.parent / "out/asr"
 WORKER = HERE / "asr_contestants.py"
-ROUNDS = {"short": 5, "long": 3}
-BUDGET = {"short": 12.0, "long": 20.0}  # seconds of counted runs after which a contestant has had its turn
+ROUNDS = {"short": 3, "long": 3}
+BUDGET = {"short": 9.0, "long": 20.0}  # seconds of counted runs after which a contestant has had its turn
 ENOUGH = 10  # budgets: a single run that takes longer is ended
 
 # --- the parent ---------------------------------------------------------------------------------------------
