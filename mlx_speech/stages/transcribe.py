@@ -81,7 +81,7 @@ def transcribe_spans(
         if not options.multilingual:
             language = done.languages[0]
         segments.extend(done.segments)
-        queue.extendleft(reversed(done.leftovers))
+        queue.extend(done.leftovers)  # short ones: together they keep no long window waiting
         for code, span in zip(done.languages, batch, strict=True):
             heard[code] = heard.get(code, 0.0) + span.duration
         finished += sum(s.duration for s in batch) - sum(s.duration for s in done.leftovers)
