@@ -19,8 +19,8 @@ _LOOSE = {"contract", "reassoc", "nnan", "ninf", "nsz"}
 _F = np.float32
 _P, _Q = tuple(map(_F, ERF_P)), tuple(map(_F, ERF_Q))
 _E = tuple(map(_F, EXP2))
-_LOG2E, _LOW = _F(LOG2E), _F(-126)
-_HALF, _ONE, _FOUR, _ROOT = _F(0.5), _F(1), _F(4), _F(0.7071067811865476)
+_LOG2E, _LOG4E, _LOW = _F(LOG2E), _F(2 * LOG2E), _F(-126)
+_HALF, _ONE, _TWO, _FOUR, _ROOT = _F(0.5), _F(1), _F(2), _F(4), _F(0.7071067811865476)
 
 
 def _loop(function: Callable[..., None]) -> Any:
@@ -33,7 +33,7 @@ def _loop(function: Callable[..., None]) -> Any:
 
 @numba.njit(fastmath={"contract"}, inline="always", error_model="numpy")
 def _exp2(x):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """2**x for float32 x ≤ 0, as :func:`mlx_speech.layers.elementwise.exp2_nonpositive`."""
+    """2**x for float32 x ≤ 126, as :func:`mlx_speech.layers.elementwise.exp2_nonpositive`."""
     x = max(x, _LOW)
     whole = np.floor(x + _HALF)
     f = x - whole
@@ -150,3 +150,32 @@ def tiles_out(
             if s + 3 < columns:
                 for c in range(width):
                     y[s + 3, c] = max(y[s + 3, c] + half[i, 5, c], least)
+
+
+@numba.njit(fastmath={"contract"}, inline="always", error_model="numpy")
+def _sigmoid2(x):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """1 / (1 + 2**-x); its distance to 1 keeps its relative accuracy."""
+    return _ONE / (_ONE + _exp2(min(-x, -_LOW)))
+
+
+@_loop
+def lstm_step(gates: np.ndarray, c: np.ndarray, h: np.ndarray, n: int, out: np.ndarray) -> None:
+    """One step of an LSTM of D directions over B sequences.
+
+    Args:
+        gates: (D, B, 4H), complete, before their activation.
+        c: (D, B, H), the cell, and the next one then.
+        h: (D, B, H), the output, written.
+        n: the step.
+        out: (D, T, B, H), written at step ``n`` too.
+    """
+    directions, batch, size = c.shape
+    for d in range(directions):
+        for b in range(batch):
+            g, cell, y, kept = gates[d, b], c[d, b], h[d, b], out[d, n, b]
+            for i in range(size):
+                added = _sigmoid2(g[i] * _LOG2E) * (_TWO * _sigmoid2(g[2 * size + i] * _LOG4E) - _ONE)
+                cell[i] = _sigmoid2(g[size + i] * _LOG2E) * cell[i] + added
+            for i in range(size):
+                y[i] = _sigmoid2(g[3 * size + i] * _LOG2E) * (_TWO * _sigmoid2(cell[i] * _LOG4E) - _ONE)
+                kept[i] = y[i]

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_speech import runtime
 from mlx_speech.layers import recurrence
 from mlx_speech.layers.elementwise import LOG2E, exp2_nonpositive
-from mlx_speech.layers.fused import slow_functions
+from mlx_speech.layers.fused import fresh, kernels, slow_functions, view
 
 _STEPS = 64  # steps handed to the device at a time: enough to keep it busy, a graph small enough to build
 
@@ -148,7 +150,10 @@ class LSTMLayer(nn.Module):
         gates = mx.addmm(self.bias[:, None], both, self.weight_ih.swapaxes(1, 2))
         gates = gates.reshape(directions, steps, batch, -1)
         weight = mx.contiguous(self.weight_hh.swapaxes(1, 2))
-        y = _recur_together(gates, weight, _step_of(poly))
+        if loops := kernels():
+            y = _recur_by_loops(gates, weight, loops)
+        else:
+            y = _recur_together(gates, weight, _step_of(poly))
         return y[0] if directions == 1 else mx.concatenate([y[0], y[1, ::-1]], axis=-1)
 
 
@@ -181,6 +186,18 @@ def _recur_together(gates: mx.array, weight: mx.array, step: _Step) -> mx.array:
         blocks.append(mx.stack(outputs, axis=1))
         mx.async_eval(blocks[-1], c)
     return mx.concatenate(blocks, axis=1)
+
+
+def _recur_by_loops(gates: mx.array, weight: mx.array, loops: ModuleType) -> mx.array:
+    """:func:`_recur_together` with all of a step but its product in one loop of numba's."""
+    directions, steps, batch, width = gates.shape
+    mx.eval(gates, weight)
+    out, outputs = fresh(directions, steps, batch, width // 4)
+    h, output = fresh(directions, batch, width // 4)
+    cell = np.zeros(h.shape, np.float32)
+    for n in range(steps):
+        loops.lstm_step(view(mx.addmm(gates[:, n], h, weight)), cell, output, n, outputs)
+    return out
 
 
 @functools.cache
