@@ -1,6 +1,6 @@
 """Damaged files of every format: an error by name or other numbers, never a crash, a hang or code that runs.
 
-The files are tests/fixtures/readers, by the originals' own writers. ``MLX_SPEECH_FUZZ=5000 pytest
+The files are tests/fixtures/readers, by the originals' own writers. ``MLX_SPEECH_FUZZ=1000 pytest
 tests/test_fuzz.py`` is the long run; its counts stand in docs/converting.md.
 """
 
