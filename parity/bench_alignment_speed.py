@@ -13,6 +13,7 @@ from __future__ import annotations
 import mlx_speech  # isort: skip  (first: it loads the BLAS)
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -29,6 +30,7 @@ from alignment_sets import DATA
 from bench_alignment import MINI, whisperx_parts
 
 from mlx_speech.audio import SAMPLE_RATE, load_audio
+from mlx_speech.runtime import BLAS_VARIABLE
 from mlx_speech.stages import ctc, placing
 from mlx_speech.stages.align import align_segments
 from mlx_speech.stages.emissions import Listener
@@ -184,7 +186,9 @@ def measure(part: str, file: str) -> Iterator[str]:
         if belongs != part:
             continue
         command = [sys.executable, __file__, "--job", name, file]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        # torch would take its products from our OpenBLAS, which runs them on one thread: it has its own
+        env = {**os.environ, **({BLAS_VARIABLE: "none"} if "WhisperX" in name else {})}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
         words, _, figures = done.stdout.splitlines()[-1].rpartition(" {")
         found[name] = f = json.loads("{" + figures if words else done.stdout.splitlines()[-1])
         peer = found.get(name.replace("WhisperX", "ours")) if "WhisperX" in name else None
