@@ -2,9 +2,9 @@
 
 python parity/parity_pyannet.py [SECONDS]   # the step between the 10 s windows looked at; 10 by default
 
-The multilabel checkpoint that WhisperX ships is compared where ``MLX_SPEECH_PYANNET_MULTILABEL`` names it
-(``whisperx/assets/pytorch_model.bin`` of the package whisperx 3.8.6), and the original's own float32 error is
-told beside: both are compared with the original in float64.
+The multilabel checkpoint that WhisperX ships (``whisperx/assets/pytorch_model.bin`` of the package whisperx
+3.8.6) is compared where that is installed or ``MLX_SPEECH_PYANNET_MULTILABEL`` names the file. The original's
+own float32 error is told beside: both are compared with the original in float64.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import mlx_speech  # isort: skip  (first: it loads the BLAS that MLX runs on in use)
 
 import copy
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -45,8 +46,9 @@ def run(step: float = 10.0) -> list[Row]:
     """Two rows for each set of recordings and checkpoint: scores, and the decision in every frame."""
     data = Path(os.environ.get("MLX_SPEECH_DATA", ROOT.parent / "shared/data"))
     checkpoints = {"powerset": data / CHECKPOINT}
-    if os.environ.get(MULTILABEL):
-        checkpoints["multilabel"] = Path(os.environ[MULTILABEL])
+    multilabel = _multilabel()
+    if multilabel:
+        checkpoints["multilabel"] = multilabel
     rows = []
     for name, path in checkpoints.items():
         mine: PyanNet = mlx_speech.load("segmentation-3.0" if name == "powerset" else f"path:{path}")
@@ -57,6 +59,17 @@ def run(step: float = 10.0) -> list[Row]:
             if files:
                 rows += _compare(mine, theirs, files, f"pyannet {name} {pattern.split('/')[0]}", step)
     return rows
+
+
+def _multilabel() -> Path | None:
+    """Where the variable says, else in whisperx if that is installed."""
+    if os.environ.get(MULTILABEL):
+        return Path(os.environ[MULTILABEL])
+    try:
+        files = importlib.metadata.files("whisperx") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(f.locate()) for f in files if f.match("whisperx/assets/pytorch_model.bin")), None)
 
 
 def windows(model: PyanNet, audio: np.ndarray, step: float) -> np.ndarray:
