@@ -45,8 +45,8 @@ _METHODS: Mapping[str, Callable[..., ctc.Path | None]] = {
 }
 
 UNCERTAIN = 0.1
-"""A word whose probability is below this is marked ``uncertain``: with the mini model 6 % of right words are, and
-96 % of another clip's (parity/BENCH_ALIGNMENT.md)."""
+"""A word whose probability is below this is marked ``uncertain``: with the bundled aligner 4 % of right words are,
+and 96 % of another clip's (parity/BENCH_ALIGNMENT.md)."""
 
 
 @dataclass(frozen=True)
