@@ -218,16 +218,16 @@ def table(way: str) -> str:
             f"| {a / 60:.0f} to {b / 60:.0f} | {mine.sum()} | " + " | ".join([*medians, *sizes]) + " |"
         )
     drifts = [slope(found.at, v) for v in (found.first, found.last)]
-    half = memory[memory[:, 0] >= total / 2]
-    growth = np.polyfit(half[:, 0], half[:, 1], 1)[0] * 3600
+    middle = memory[:, 0] >= total / 2
+    most = [memory[side, 1].max() for side in (~middle, middle)]
     far = [int(np.sum(np.abs(v) > 1)) for v in (found.first, found.last)]
     start, end = (f"{1000 * drift:+.0f} ± {1000 * half_interval:.0f} ms" for drift, half_interval in drifts)
     text = (
         f"{total / 60:.1f} minutes with {len(said)} utterances in {data['seconds']:.0f} s; {len(data['words'])} "
         f"words, {found.outside} of them a second or more from any utterance; {found.silent} utterances without "
         f"a word. Drift of the first word's start {start} an hour, of the last word's end {end} (median of pairs, "
-        f"95 %). More than a second off: {far[0]} starts, {far[1]} ends. Resident memory in the second half: "
-        f"{growth:+.0f} MiB an hour of audio. The audit's findings: {data['findings'] or 'none'}."
+        f"95 %). More than a second off: {far[0]} starts, {far[1]} ends. Most resident: {most[0]:.0f} MiB in "
+        f"the first half, {most[1]:.0f} MiB in the second. The audit's findings: {data['findings'] or 'none'}."
     )
     return f"## {way}\n\n{text}\n\n" + "\n".join(lines)
 
