@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_speech.errors import OptionError
+from mlx_speech.stages import transcribe as transcribe_stage
 from mlx_speech.stages.decode import (
     Decoded,
     compression_ratio,
@@ -30,9 +31,10 @@ from mlx_speech.stages.decode import (
 )
 from mlx_speech.stages.generate import largest
 from mlx_speech.stages.loops import without_loops
-from mlx_speech.stages.options import DecodeOptions
+from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
 from mlx_speech.stages.rules import Rules
 from mlx_speech.stages.transcribe import phrases
+from mlx_speech.types import Span
 
 EXPECTED = json.loads((Path(__file__).parent / "fixtures/whisper/decoding.json").read_text(encoding="utf-8"))
 EOT, FIRST_STAMP, VOCAB = 50257, 50364, 51865
@@ -567,3 +569,28 @@ def test_phrases_of_anything_stay_inside(tokenizer, pieces, duration):
     else:
         assert written == text[: len(written)]
         assert found.resume > 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted", "windows"),
+    [
+        # closed by one timestamp, as the original's finished windows are, and speech goes on for 25 s
+        ([[0.0, " One.", 5.0], [0.0, " two", 24.0]], [(0, 5, "One."), (5, 29, "two")], [30, 25]),
+        ([[0.0, " One.", 28.5]], [(0, 28.5, "One.")], [30]),
+        # no word of the rest: it is left
+        ([[0.0, " One.", 5.0], []], [(0, 5, "One.")], [30, 25]),
+        # nothing got on with: not read again and again
+        ([[0.0, " One.", 0.2]], [(0, 0.2, "One.")], [30]),
+    ],
+)
+def test_speech_that_a_window_breaks_off_before_is_read(
+    whisper, tokenizer, monkeypatch, answers, wanted, windows
+):
+    heard, left = [], [result(tokens=tokens_of(tokenizer, *a)) for a in answers]
+    monkeypatch.setattr(transcribe_stage, "encode", lambda model, audio: heard.extend(audio))
+    monkeypatch.setattr(transcribe_stage, "decode", lambda *_: [left.pop(0)])
+    options = TranscribeOptions(language="en", words=False)
+    audio = np.zeros(30 * 16000, np.float32)
+    found, _ = transcribe_stage.transcribe_spans(whisper, tokenizer, audio, [Span(0, 30)], options)
+    assert [(s.start, s.end, s.text) for s in found] == wanted
+    assert [round(len(a) / 16000) for a in heard] == windows

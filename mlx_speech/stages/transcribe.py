@@ -25,6 +25,9 @@ from mlx_speech.types import Segment, Span
 _ON_CPU, _MOST_ON_GPU = 8, 64  # windows at once
 _BESIDE = 48 << 20  # bytes a window takes besides its keys and values, measured with word times
 _SHORTEST = 0.4  # seconds: a shorter leftover holds no phrase, and silence invites inventions
+_BROKEN_OFF = (
+    2.0  # seconds: a window is made of speech, so text that ends so long before it has left some out
+)
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,18 @@ def _transcribe_batch(
             start = max([span.start + window.resume, *(s.end for s in mine[-1:])])
             if span.end - start > _SHORTEST:
                 leftovers.append(Span(start, span.end))
+        elif options.decode.timestamps and mine and _broken_off(mine[-1].end, span):
+            leftovers.append(Span(mine[-1].end, span.end))
     return placed, leftovers
+
+
+def _broken_off(end: float, span: Span) -> bool:
+    """Whether the text of a window ends long before it does, though it counts as finished.
+
+    The original goes on with the next window then, as far as it knows through silence. What is left is read if
+    the window has got on at all.
+    """
+    return span.end - end > _BROKEN_OFF and end - span.start > _SHORTEST
 
 
 @dataclass(frozen=True)
