@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     import mlx.core as mx
     import numpy as np
 
-K = TypeVar("K")
-
 BLAS_VARIABLE = "MLX_SPEECH_BLAS"
 LSTM_VARIABLE = "MLX_SPEECH_LSTM"
 THREADS_VARIABLE = "MLX_SPEECH_THREADS"
 
 _MOST_THREADS = 8  # windows at once: each needs its memory, and MLX has few tasks in flight over all streams
 
+_Name = TypeVar("_Name")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _thread = threading.local()
@@ -121,12 +120,15 @@ def _one_thread_each() -> Iterator[None]:
     audio instead (:func:`spread`): threads of an OpenMP wait for each other in busy loops, and cost more than
     they bring where another stream works beside them.
     """
-    mine = [v for v in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if v not in os.environ]
-    os.environ.update(dict.fromkeys(mine, "1") if len(mine) == 2 else {})
+    names = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    if names & os.environ.keys():
+        yield
+        return
+    os.environ.update(dict.fromkeys(names, "1"))
     try:
         yield
     finally:
-        for name in mine if len(mine) == 2 else ():
+        for name in names:
             del os.environ[name]
 
 
@@ -172,12 +174,12 @@ def on_cpu() -> bool:
     return mx.default_device().type == mx.DeviceType.cpu
 
 
-def on_host(named: Iterable[tuple[K, mx.array]]) -> Iterator[tuple[K, np.ndarray]]:
+def on_host(named: Iterable[tuple[_Name, mx.array]]) -> Iterator[tuple[_Name, np.ndarray]]:
     """Arrays as numpy's, each with its name; a GPU computes the next one while the host has to do with this one."""
     import mlx.core as mx
     import numpy as np
 
-    waiting: list[tuple[K, mx.array]] = []
+    waiting: list[tuple[_Name, mx.array]] = []
     for name, array in named:
         mx.async_eval(array)
         waiting.append((name, array))

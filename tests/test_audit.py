@@ -43,25 +43,7 @@ def test_words_away_from_speech_are_told_as_one():
 
 
 def test_a_phrase_that_loops_is_told_once():
-    said = [
-        "and",
-        "so",
-        "it",
-        "is",
-        "and",
-        "so",
-        "it",
-        "is",
-        "and",
-        "so",
-        "it",
-        "is",
-        "and",
-        "so",
-        "it",
-        "is",
-        "then",
-    ]
+    said = [*["and", "so", "it", "is"] * 4, "then"]
     words = [(w, n * 0.5, n * 0.5 + 0.4) for n, w in enumerate(said)]
     found = audit(transcript(words, [(0.0, 10.0)]))
     assert kinds(found) == [("loop", 0.0, words[15][2])]

@@ -124,11 +124,26 @@ def test_the_key_knows_samples_models_and_options(whisper):
     assert len(keys) == 4
 
 
-RUN = """
+COUNTING = """
     import os, signal, sys
+    from mlx_speech.pipeline.journal import Journal
+    journal, computed = Journal(sys.argv[2], "k"), []
+    def keeping(codec):
+        def keep(name, work):
+            def counted():
+                if len(computed) == 2 and sys.argv[3] == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                computed.append(name)
+                return work()
+            return journal.keep(name, counted, codec)
+        return keep
+"""
+
+
+RUN = """
     import numpy as np
     from mlx_speech import DecodeOptions, Span, TranscribeOptions, load
-    from mlx_speech.pipeline.journal import BATCH, Journal
+    from mlx_speech.pipeline.journal import BATCH
     from mlx_speech.stages.tokenizer import Tokenizer
     from mlx_speech.stages.transcribe import transcribe_spans
     model = load(sys.argv[1], dtype="float32")
@@ -137,24 +152,16 @@ RUN = """
     options = TranscribeOptions(
         language="en", batch_size=1, words=False, decode=DecodeOptions(max_tokens=4, temperatures=(0.0,))
     )
-    journal, computed = Journal(sys.argv[2], "k"), []
-    def keep(name, work):
-        def counted():
-            if len(computed) == 2 and sys.argv[3] == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            computed.append(name)
-            return work()
-        return journal.keep(name, counted, BATCH)
+    keep = keeping(BATCH)
     found = transcribe_spans(model, Tokenizer(model.config), audio, spans, options, None, keep)
     print(repr((found, len(computed))))
 """
 
 
 SEQUENTIAL = """
-    import os, signal, sys
     import numpy as np
     from mlx_speech import DecodeOptions, TranscribeOptions, load
-    from mlx_speech.pipeline.journal import PASSAGE, Journal
+    from mlx_speech.pipeline.journal import PASSAGE
     from mlx_speech.stages.sequential import transcribe_sequential
     from mlx_speech.stages.tokenizer import Tokenizer
     model = load(sys.argv[1], dtype="float32")
@@ -162,14 +169,7 @@ SEQUENTIAL = """
     options = TranscribeOptions(
         words=False, sequential=True, decode=DecodeOptions(max_tokens=4, temperatures=(0.0,))
     )
-    journal, computed = Journal(sys.argv[2], "k"), []
-    def keep(name, work):
-        def counted():
-            if len(computed) == 2 and sys.argv[3] == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            computed.append(name)
-            return work()
-        return journal.keep(name, counted, PASSAGE)
+    keep = keeping(PASSAGE)
     found = transcribe_sequential(model, Tokenizer(model.config), audio, options, None, keep)
     print(repr((found, len(computed))))
 """
@@ -179,7 +179,7 @@ SEQUENTIAL = """
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, program):
 
     def run(folder, how):
-        code = textwrap.dedent(program)
+        code = textwrap.dedent(COUNTING + program)
         command = [sys.executable, "-c", code, f"path:{FIXTURE}", str(folder), how]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 

@@ -72,10 +72,10 @@ class Conv2d(nn.Module):
         Both transforms are products as well, and tiles are gathered by index: MLX copies rows so, but single
         numbers where it makes a view contiguous.
         """
-        rows, columns, channels = x.shape
-        weight = self._spread_weight()
         if loops := kernels():
             return self._by_loops(x, None, _LOWEST, loops)
+        rows, columns, channels = x.shape
+        weight = self._spread_weight()
         gathers, scatter = _tiles(rows, columns, _at_once(channels))
         flat = _with_zeros(x)
         parts = []

@@ -23,10 +23,8 @@ from mlx_speech.stages.segmentation import Segmentation, cut
 
 _SHRINK = 8  # fbank frames a trunk frame
 _CONTEXT = 14  # trunk frames: half of what one of them hears, so that blocks do not show
-_BLOCK, _MOST_BLOCKS = (
-    30.0,
-    4,
-)  # seconds in the trunk at once by each core of a CPU, of so many: bounds memory
+_BLOCK = 30.0  # seconds in the trunk at once by each core of a CPU: bounds memory
+_MOST_BLOCKS = 4  # cores that have a block each
 _GPU_BLOCK = 240.0  # the same on a GPU
 _LEAST = 4 * _CONTEXT  # trunk frames that are worth a core of their own
 _NEEDED, _NEEDED_SECOND = 40 << 20, 18 << 20  # bytes a window takes, and a second of a block, measured

@@ -121,8 +121,8 @@ def segment(
     total = num_windows(len(samples), grid)
     none = np.zeros((0, config.num_frames(config.window_samples), config.num_classes), np.float32)
     found = [_read(config, none, onset, offset)]
-    ends = (min(first + batch_size, total) for first in range(0, total, batch_size))
-    outputs = ((end, model(cut(samples, grid, (end - 1) // batch_size * batch_size, end))) for end in ends)
+    batches = ((first, min(first + batch_size, total)) for first in range(0, total, batch_size))
+    outputs = ((end, model(cut(samples, grid, first, end))) for first, end in batches)
     for end, batch in runtime.on_host(outputs):
         found.append(_read(config, batch, onset, offset))
         if progress:
