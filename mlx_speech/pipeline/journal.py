@@ -1,22 +1,24 @@
 """Finished parts of a run, kept beside its output: a run that was broken off goes on from them.
 
-A journal is a folder whose name is made of the samples, the options and the models, so that parts of another
-run are never taken for one's own. Parts are put there whole, and one run at a time holds the folder's lock; a
-second one works without. What a part is made of comes back exactly: JSON keeps every float, NumPy every array.
+A journal is a folder whose name is made of the samples, the options, the models and the code, so that parts of
+another run, or of another version, are never taken for one's own. Parts are put there whole, and one run at a time
+holds the folder's lock; a second one works without. What a part is made of comes back exactly: JSON keeps every
+float, NumPy every array.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
 import secrets
-import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -72,15 +74,27 @@ class Journal:
 
     def _open(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
             if fcntl is None:
                 raise OSError("this system has no file locks")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for _ in range(_PATIENCE):
+                if self._locked(folder):
+                    return
+                self._release()
+            raise OSError("other runs keep removing it")
         except BlockingIOError:
             self._give_up("another run is at work on the same recording in the same way")
         except OSError as error:
             self._give_up(str(error))
+
+    def _locked(self, folder: Path) -> bool:
+        """Take the lock; false if the folder, or the lock in it, was removed meanwhile."""
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(self._lock), os.stat(folder / _LOCK))
+        except FileNotFoundError:
+            return False
 
     def _give_up(self, why: str) -> None:
         warnings.warn(f"{self.folder}: finished parts are not kept ({why}).", JournalWarning, stacklevel=4)
@@ -98,7 +112,7 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the parts if the result is there; otherwise leave them for the next run."""
         if kind is None and self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
         self._release()
 
     def keep(self, name: str, compute: Callable[[], T], codec: Codec[T]) -> T:
@@ -120,15 +134,42 @@ class Journal:
         return value
 
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LOCK = "lock"
+_PATIENCE = 100  # times that a run may find the folder just removed by the one before it
+
+
+def _remove(folder: Path) -> None:
+    """Remove a journal whose lock is held; the lock goes last, so that no other run begins among its parts."""
+    try:
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
+        (folder / _LOCK).unlink()
+        folder.rmdir()  # fails where the next run was quicker, whose folder it then is
+    except OSError:
+        return
+
+
 def journal_key(samples: np.ndarray, models: Sequence[Any], options: Sequence[Any]) -> str:
-    """A digest of the samples, of the files that models were loaded from, and of the options' text."""
+    """A digest of the samples, of the files that models were loaded from, of the options' text and of the code."""
     digest = hashlib.sha256(np.ascontiguousarray(samples).data)
+    digest.update(code_digest(_PACKAGE).encode())
     for model in models:
         origin = getattr(model, "origin", None)
         files = sorted(origin.folder.iterdir()) if origin is not None and origin.folder.is_dir() else []
         stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
         digest.update(repr((type(model).__name__, getattr(model, "config", None), stats)).encode())
     digest.update(repr(list(options)).encode())
+    return digest.hexdigest()
+
+
+@cache
+def code_digest(package: Path) -> str:
+    """What computes the parts: a package's sources, which hold its version, and MLX's version."""
+    digest = hashlib.sha256(importlib.metadata.version("mlx").encode())
+    for source in sorted(package.rglob("*.py")):
+        digest.update(source.relative_to(package).as_posix().encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()
 
 
