@@ -53,6 +53,11 @@ def limit_memory(limit: int | str | None) -> None:
         mx.set_memory_limit(_own)
 
 
+def limited() -> bool:
+    """Whether :func:`limit_memory` has set a limit."""
+    return _limit is not None
+
+
 def cache_limit() -> int:
     """Bytes that MLX may keep for later; ``MLX_SPEECH_CACHE_LIMIT`` sets them.
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mlx_speech.errors import MLXSpeechError, OptionError
-from mlx_speech.memory import cache_limit
+from mlx_speech.memory import cache_limit, limited
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -175,15 +175,19 @@ def on_cpu() -> bool:
 
 
 def on_host(named: Iterable[tuple[_Name, mx.array]]) -> Iterator[tuple[_Name, np.ndarray]]:
-    """Arrays as numpy's, each with its name; a GPU computes the next one while the host has to do with this one."""
+    """Arrays as numpy's, each with its name; a GPU computes the next one while the host has to do with this one.
+
+    Where memory is limited it does not: one at a time has to do with the least.
+    """
     import mlx.core as mx
     import numpy as np
 
+    ahead = 0 if on_cpu() or limited() else 1
     waiting: list[tuple[_Name, mx.array]] = []
     for name, array in named:
         mx.async_eval(array)
         waiting.append((name, array))
-        if len(waiting) > (0 if on_cpu() else 1):
+        if len(waiting) > ahead:
             first, ready = waiting.pop(0)
             yield first, np.array(ready)
     for name, array in waiting:

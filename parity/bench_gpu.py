@@ -2,7 +2,7 @@
 
 python parity/bench_gpu.py ours lstm pyannet wespeaker diarize wav2vec2 vad >ours.jsonl
 python parity/bench_gpu.py theirs lstm pyannet wespeaker diarize wav2vec2 >theirs.jsonl
-python parity/bench_gpu.py report ours.jsonl theirs.jsonl
+python parity/report_gpu.py *.jsonl                       # the tables of BENCH_GPU.md
 
 Each prints one line of JSON a measurement. ``--audio`` is a recording, or an .npy of int16 samples at 16 kHz,
 repeated to the hours wanted; ``--weights`` the folder of the originals' checkpoints
@@ -30,7 +30,6 @@ RATE = 16_000
 WINDOW = 10 * RATE
 STEPS, INPUTS, HIDDEN = 589, 256, 128
 BATCHES = (1, 32, 128)
-HOURS = (1, 3)
 WIDTHS = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}  # width, layers, heads, feed-forward
 SIDE = os.environ.get("MLX_ENABLE_TF32", "1")
 
@@ -124,12 +123,21 @@ def ours_lstm(args: argparse.Namespace) -> None:
 
 def ours_pyannet(args: argparse.Namespace) -> None:
     from mlx_speech.loading import load
-    from mlx_speech.stages.segmentation import segment
+    from mlx_speech.runtime import on_host
+    from mlx_speech.stages.segmentation import cut, grid_of, segment
 
     model, audio = load("segmentation-3.0"), recording(args.audio, 1)
     segment(model, audio[: 300 * RATE], step=1.0)
     seconds, _ = once(lambda: segment(model, audio, step=1.0))
-    tell("pyannet", "1 h, 1 s step", seconds, 3600, tf32=SIDE)
+    tell("pyannet", "1 h, 1 s step, classes made speakers", seconds, 3600, tf32=SIDE)
+    grid = grid_of(model, 1.0)
+
+    def network() -> list[np.ndarray]:
+        batches = ((n, model(cut(audio, grid, n, min(n + 128, 3591)))) for n in range(0, 3591, 128))
+        return [scores for _, scores in on_host(batches)]
+
+    network()
+    tell("pyannet", "1 h, 1 s step", once(network)[0], 3600, tf32=SIDE)
 
 
 def ours_wespeaker(args: argparse.Namespace) -> None:
@@ -153,9 +161,9 @@ def ours_diarize(args: argparse.Namespace) -> None:
     from mlx_speech import Diarizer
 
     diarizer = Diarizer.load()
-    for hours in HOURS:
+    for hours in args.hours:
         audio = recording(args.audio, hours)
-        for preset in ("fast", "3.1", "community-1"):
+        for preset in args.presets:
             diarizer.diarize(audio[: 600 * RATE], preset)
             mx.reset_peak_memory()
             marks: dict[str, float] = {}
@@ -167,7 +175,7 @@ def ours_diarize(args: argparse.Namespace) -> None:
             seconds, found = once(lambda a=audio, p=preset: diarizer.diarize(a, p, progress=told))
             tell(
                 "diarize",
-                f"{hours} h, {preset}",
+                f"{hours:g} h, {preset}",
                 seconds,
                 3600 * hours,
                 segmentation=marks["segment"],
@@ -180,7 +188,7 @@ def ours_diarize(args: argparse.Namespace) -> None:
             )
             if args.out:
                 rows = [(t.start, t.end, int(t.speaker[-2:])) for t in found.turns]
-                np.save(args.out / f"turns_{hours}h_{preset}_tf32_{SIDE}.npy", np.array(rows))
+                np.save(args.out / f"turns_{hours:g}h_{preset}_tf32_{SIDE}.npy", np.array(rows))
 
 
 def ours_wav2vec2(args: argparse.Namespace) -> None:
@@ -311,8 +319,9 @@ def theirs_diarize(args: argparse.Namespace) -> None:
         ),
         "community-1": ("VBxClustering", {"threshold": 0.6, "Fa": 0.07, "Fb": 0.8}),
     }
-    for hours in HOURS:
-        for name, (clustering, parameters) in settings.items():
+    for hours in args.hours:
+        for name in (n for n in args.presets if n in settings):
+            clustering, parameters = settings[name]
             pipeline = SpeakerDiarization(
                 segmentation=Model.from_pretrained(args.weights / "pytorch_model.bin"),
                 embedding=_their_embedding(args),
@@ -327,7 +336,7 @@ def theirs_diarize(args: argparse.Namespace) -> None:
             pipeline({"waveform": audio[:, : 120 * RATE], "sample_rate": RATE})
             seconds, found = once(lambda p=pipeline, a=audio: p({"waveform": a, "sample_rate": RATE}))
             speakers = len(found.speaker_diarization.labels())
-            tell("diarize", f"{hours} h, {name}", seconds, 3600 * hours, speakers=speakers, tf32=SIDE)
+            tell("diarize", f"{hours:g} h, {name}", seconds, 3600 * hours, speakers=speakers, tf32=SIDE)
 
 
 def theirs_wav2vec2(args: argparse.Namespace) -> None:
@@ -347,48 +356,17 @@ def theirs_wav2vec2(args: argparse.Namespace) -> None:
             tell("wav2vec2", f"{name}, {batch} x 30 s", seconds, 30.0 * batch, an_hour=120 / batch * seconds)
 
 
-# --- the report ---------------------------------------------------------------------------------------------
-
-
-def report(files: list[Path]) -> str:
-    """All measurements in Markdown: ours first; ratios are to theirs of the same name."""
-    ours, theirs = ([json.loads(x) for x in f.read_text().splitlines() if x.startswith("{")] for f in files)
-    lines = [
-        "| what | system | float32 products | ms | × real time | theirs ÷ this | more |",
-        "|" + "---|" * 7,
-    ]
-    for section in dict.fromkeys(m["section"] for m in ours):
-        base = {m["what"]: m["ms"] for m in theirs if m["section"] == section and m.get("tf32") != "1"}
-        both = [("ours", m) for m in ours] + [("PyTorch", m) for m in theirs]
-        for system, m in both:
-            if m["section"] == section:
-                lines.append(_line(m.get("system", system), m, base.get(m["what"])))
-    return "\n".join(lines) + "\n"
-
-
-def _line(system: str, m: dict[str, Any], base: float | None) -> str:
-    known = {"section", "what", "ms", "real_time", "system", "tf32"}
-    more = ", ".join(
-        f"{k} {v:.2g}" if isinstance(v, float) else f"{k} {v}" for k, v in m.items() if k not in known
-    )
-    products = {"0": "float32", "1": "TF32"}.get(m.get("tf32", ""), "")
-    speed = f"{m['real_time']:.0f}" if "real_time" in m else ""
-    ratio = f"{base / m['ms']:.2f}" if base else ""
-    return f"| {m['section']}: {m['what']} | {system} | {products} | {m['ms']:.2f} | {speed} | {ratio} | {more} |"
-
-
 def main() -> None:
     """Measure, or report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("who", choices=("ours", "theirs", "report"))
+    parser.add_argument("who", choices=("ours", "theirs"))
     parser.add_argument("what", nargs="+")
     parser.add_argument("--audio", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--hours", nargs="+", type=float, default=[1, 3], help="of whole diarizations")
+    parser.add_argument("--presets", nargs="+", default=["fast", "3.1", "community-1"])
     args = parser.parse_args()
-    if args.who == "report":
-        print(report([Path(f) for f in args.what]))
-        return
     if args.who == "ours":
         import mlx_speech  # noqa: F401  (before mlx: it loads the BLAS)
     for section in args.what:

@@ -3,7 +3,7 @@
     python parity/bench_gpu_pipeline.py --audio recording.npy --whisper path:/models/whisper-base
 
 A line of JSON for each way: words timed by the aligner, by Whisper's own attention, or not at all, at the default
-number of windows and at 128. ``--audio`` and ``--hours`` are as in bench_gpu.py. Models are loaded, and ten minutes
+number of windows, and with two of them at 128. ``--audio`` and ``--hours`` are as in bench_gpu.py. Models are loaded, and ten minutes
 heard, before the clock starts.
 """
 
@@ -25,7 +25,6 @@ WAYS: tuple[tuple[str, int | None], ...] = (
     ("none", None),
     ("aligner", 128),
     ("attention", 128),
-    ("none", 128),
 )
 """What times the words, and how many windows are decoded together."""
 
@@ -38,6 +37,8 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--warm-up", type=float, default=600.0, help="seconds of audio")
     parser.add_argument("--preset", default="fast")
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="measure the first so many ways")
+    parser.add_argument("--max-memory", help="work within so much memory, such as 4GB")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
 
@@ -46,11 +47,13 @@ def main() -> None:
     import mlx.core as mx
 
     from mlx_speech.cli.bench import Stopwatch
+    from mlx_speech.memory import limit_memory
     from mlx_speech.stages.transcribe import windows_together
 
+    limit_memory(args.max_memory)
     samples = recording(args.audio, args.hours)
     full = mlx_speech.Transcriber.load(args.whisper, align="whisper-ctc-tiny.en", diarize=True)
-    for words, batch in WAYS:
+    for words, batch in WAYS[: args.ways]:
         transcriber = full if words == "aligner" else replace(full, aligner=None)
         options = mlx_speech.TranscribeOptions(words=words != "none", batch_size=batch)
         for heard in (samples[: round(args.warm_up * RATE)], samples):
@@ -62,6 +65,8 @@ def main() -> None:
         line = {
             "section": "pipeline",
             "device": str(mx.default_device()),
+            "dtype": str(full.whisper.dtype).removeprefix("mlx.core."),
+            "max_memory": args.max_memory,
             "words_timed_by": words,
             "windows_together": batch or windows_together(full.whisper),
             "seconds": round(seconds, 3),

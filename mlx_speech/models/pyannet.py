@@ -125,7 +125,7 @@ class PyanNet(nn.Module):
                 segmentation-3.0 was trained on. B may be 0.
 
         Returns:
-            (B, T, K) float32, evaluated, ``T = config.num_frames(S)`` (589 for 10 s): natural logarithms of
+            (B, T, K) float32, evaluated on a CPU, ``T = config.num_frames(S)`` (589 for 10 s): natural logarithms of
             probabilities that sum to one over ``config.speaker_sets`` where ``config.powerset``, else
             independent probabilities, one a speaker.
 
@@ -133,18 +133,21 @@ class PyanNet(nn.Module):
             AudioError: another rank, samples that are not floating point, or too few for one frame.
         """
         frames = self._check(audio)
+        none = mx.zeros((0, frames, self.config.num_classes))
+        if not runtime.on_cpu():  # whoever waits may have the host do something else meanwhile
+            blocks = range(0, audio.shape[0], _GPU_BLOCK)
+            return mx.concatenate([none, *(self._scores(audio[n : n + _GPU_BLOCK]) for n in blocks)])
         mx.eval(audio, self.parameters())  # nothing lazy may cross threads
-        shares = runtime.shares(audio.shape[0], _BLOCK if runtime.on_cpu() else _GPU_BLOCK)
-        found = runtime.spread(lambda part: self._evaluated(audio[part]), shares)
-        return mx.concatenate([mx.zeros((0, frames, self.config.num_classes)), *found])
+        shares = runtime.shares(audio.shape[0], _BLOCK)
+        return mx.concatenate([none, *runtime.spread(lambda part: self._evaluated(audio[part]), shares)])
 
     def _evaluated(self, audio: mx.array) -> mx.array:
-        scores = self._scores(audio.astype(mx.float32))
+        scores = self._scores(audio)
         mx.eval(scores)
         return scores
 
     def _scores(self, audio: mx.array) -> mx.array:
-        x = self.lstm(self.sincnet(audio))
+        x = self.lstm(self.sincnet(audio.astype(mx.float32)))
         for layer in self.linear:
             x = nn.leaky_relu(layer(x))
         x = self.classifier(x)

@@ -182,7 +182,7 @@ class WeSpeaker(nn.Module):
             fbank: (B, T, M) float32 from :meth:`fbank`, T at least 1.
 
         Returns:
-            (B, U, C) float32, evaluated, U = ⌈T / 8⌉; 2560 features for 32 channels and 80 bands.
+            (B, U, C) float32, evaluated on a CPU, U = ⌈T / 8⌉; 2560 features for 32 channels and 80 bands.
 
         Raises:
             AudioError: another rank, or another number of bands.
@@ -191,10 +191,13 @@ class WeSpeaker(nn.Module):
             raise AudioError(
                 f"features have shape {tuple(fbank.shape)}, not (windows, frames, {self.config.n_mels})"
             )
+        none = mx.zeros((0, -(-fbank.shape[1] // 8), self.config.num_features))
+        if not runtime.on_cpu():  # whoever waits may have the host do something else meanwhile
+            blocks = range(0, fbank.shape[0], _BLOCK)
+            return mx.concatenate([none, *(self._convolve(fbank[n : n + _BLOCK]) for n in blocks)])
         mx.eval(fbank, self.parameters())  # nothing lazy may cross threads
         shares = runtime.shares(fbank.shape[0], 1 if slow_functions() else _BLOCK)
-        found = runtime.spread(lambda part: self._evaluated(fbank[part]), shares)
-        return mx.concatenate([mx.zeros((0, -(-fbank.shape[1] // 8), self.config.num_features)), *found])
+        return mx.concatenate([none, *runtime.spread(lambda part: self._evaluated(fbank[part]), shares)])
 
     def _evaluated(self, fbank: mx.array) -> mx.array:
         features = self._convolve(fbank)
