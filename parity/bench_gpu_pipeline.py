@@ -3,8 +3,8 @@
     python parity/bench_gpu_pipeline.py --audio recording.npy --whisper path:/models/whisper-base
 
 A line of JSON for each way: words timed by the aligner, by Whisper's own attention, or not at all, at the default
-number of windows, and with two of them at 128. ``--audio`` and ``--hours`` are as in bench_gpu.py. Models are loaded, and ten minutes
-heard, before the clock starts.
+number of windows, and two of them with 128. ``--audio`` and ``--hours`` are as in bench_gpu.py. Models are loaded,
+and ten minutes heard, before the clock starts.
 """
 
 from __future__ import annotations

@@ -125,9 +125,9 @@ class PyanNet(nn.Module):
                 segmentation-3.0 was trained on. B may be 0.
 
         Returns:
-            (B, T, K) float32, evaluated on a CPU, ``T = config.num_frames(S)`` (589 for 10 s): natural logarithms of
-            probabilities that sum to one over ``config.speaker_sets`` where ``config.powerset``, else
-            independent probabilities, one a speaker.
+            (B, T, K) float32, evaluated on a CPU, ``T = config.num_frames(S)`` (589 for 10 s): natural
+            logarithms of probabilities that sum to one over ``config.speaker_sets`` where
+            ``config.powerset``, else independent probabilities, one a speaker.
 
         Raises:
             AudioError: another rank, samples that are not floating point, or too few for one frame.
