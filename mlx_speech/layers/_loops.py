@@ -20,6 +20,7 @@ _F = np.float32
 _P, _Q = tuple(map(_F, ERF_P)), tuple(map(_F, ERF_Q))
 _E = tuple(map(_F, EXP2))
 _LOG2E, _LOG4E, _LOW = _F(LOG2E), _F(2 * LOG2E), _F(-126)
+_LEAK = _F(0.01)
 _HALF, _ONE, _TWO, _FOUR, _ROOT = _F(0.5), _F(1), _F(2), _F(4), _F(0.7071067811865476)
 
 
@@ -158,24 +159,121 @@ def _sigmoid2(x):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     return _ONE / (_ONE + _exp2(min(-x, -_LOW)))
 
 
+_SHARING = 4  # sequences that read the recurrent weights together, while they are near
+
+
 @_loop
-def lstm_step(gates: np.ndarray, c: np.ndarray, h: np.ndarray, n: int, out: np.ndarray) -> None:
-    """One step of an LSTM of D directions over B sequences.
+def lstm(gates: np.ndarray, weight: np.ndarray, h: np.ndarray, c: np.ndarray, out: np.ndarray) -> None:
+    """All steps of a layer of LSTMs in D directions over B sequences; the second direction goes backwards.
 
     Args:
-        gates: (D, B, 4H), complete, before their activation.
-        c: (D, B, H), the cell, and the next one then.
-        h: (D, B, H), the output, written.
-        n: the step.
-        out: (D, T, B, H), written at step ``n`` too.
+        gates: (B, T, D, 4H), the inputs' and the bias's part of the gates before their activation.
+        weight: (D, H, 4H), recurrent.
+        h: (D, B, H), the output before the first step, and the last one then.
+        c: (D, B, H), the cell, likewise.
+        out: (B, T, D, H), written.
     """
-    directions, batch, size = c.shape
+    batch, steps, directions, _ = gates.shape
+    size = h.shape[2]
+    fours = size // 4 * 4
+    sums = np.empty((_SHARING, 4 * size), np.float32)
     for d in range(directions):
-        for b in range(batch):
-            g, cell, y, kept = gates[d, b], c[d, b], h[d, b], out[d, n, b]
-            for i in range(size):
-                added = _sigmoid2(g[i] * _LOG2E) * (_TWO * _sigmoid2(g[2 * size + i] * _LOG4E) - _ONE)
-                cell[i] = _sigmoid2(g[size + i] * _LOG2E) * cell[i] + added
-            for i in range(size):
-                y[i] = _sigmoid2(g[3 * size + i] * _LOG2E) * (_TWO * _sigmoid2(cell[i] * _LOG4E) - _ONE)
-                kept[i] = y[i]
+        for first in range(0, batch, _SHARING):
+            count = min(_SHARING, batch - first)
+            for n in range(steps):
+                t = steps - 1 - n if d else n
+                for s in range(count):
+                    sums[s] = gates[first + s, t, d]
+                said = h[d, first : first + count]
+                for k in range(0, fours, 4):
+                    for s in range(0, count - 1, 2):
+                        _four_of_two(sums[s], sums[s + 1], said[s], said[s + 1], weight[d], k)
+                    if count % 2:
+                        _four(sums[count - 1], said[count - 1], weight[d], k)
+                for k in range(fours, size):
+                    for s in range(count):
+                        _one(sums[s], said[s, k], weight[d, k])
+                for s in range(count):
+                    b = first + s
+                    _activate(sums[s], c[d, b], h[d, b])
+                    out[b, t, d] = h[d, b]
+
+
+@numba.njit(fastmath=_LOOSE, inline="always", error_model="numpy")
+def _four_of_two(g, f, x, y, w, k):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """To the sums g and f of two sequences what four of their outputs, x and y, say: weights are read once."""
+    w0, w1, w2, w3 = w[k], w[k + 1], w[k + 2], w[k + 3]
+    x0, x1, x2, x3 = x[k], x[k + 1], x[k + 2], x[k + 3]
+    y0, y1, y2, y3 = y[k], y[k + 1], y[k + 2], y[k + 3]
+    for j in range(g.size):
+        a, b, c, d = w0[j], w1[j], w2[j], w3[j]
+        g[j] += x0 * a + x1 * b + x2 * c + x3 * d
+        f[j] += y0 * a + y1 * b + y2 * c + y3 * d
+
+
+@numba.njit(fastmath=_LOOSE, inline="always", error_model="numpy")
+def _four(g, x, w, k):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """The same for one sequence."""
+    w0, w1, w2, w3 = w[k], w[k + 1], w[k + 2], w[k + 3]
+    x0, x1, x2, x3 = x[k], x[k + 1], x[k + 2], x[k + 3]
+    for j in range(g.size):
+        g[j] += x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
+
+
+@numba.njit(fastmath=_LOOSE, inline="always", error_model="numpy")
+def _one(g, x, w):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """The same for one sequence and one output."""
+    for j in range(g.size):
+        g[j] += x * w[j]
+
+
+@numba.njit(fastmath=_LOOSE, inline="always", error_model="numpy")
+def _activate(g, cell, y):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """One sequence's cell (H,) and output (H,) from its complete gates (4H,)."""
+    size = cell.size
+    for i in range(size):
+        added = _sigmoid2(g[i] * _LOG2E) * (_TWO * _sigmoid2(g[2 * size + i] * _LOG4E) - _ONE)
+        cell[i] = _sigmoid2(g[size + i] * _LOG2E) * cell[i] + added
+    for i in range(size):
+        y[i] = _sigmoid2(g[3 * size + i] * _LOG2E) * (_TWO * _sigmoid2(cell[i] * _LOG4E) - _ONE)
+
+
+@_loop
+def pool_and_norm(
+    x: np.ndarray, rectify: bool, weight: np.ndarray, bias: np.ndarray, eps: float, out: np.ndarray
+) -> None:
+    """Maxima of three frames, each channel normalised over time, scaled, shifted and leakily rectified.
+
+    Args:
+        x: (T, 3, C).
+        rectify: take absolute values first.
+        weight: (C,), the scale.
+        bias: (C,), the shift.
+        eps: added to the variance.
+        out: (T, C), written.
+    """
+    frames, _, width = x.shape
+    mean, variance = np.zeros(width), np.zeros(width)
+    for t in range(frames):
+        a, b, c, y = x[t, 0], x[t, 1], x[t, 2], out[t]
+        if rectify:
+            for i in range(width):
+                y[i] = max(max(abs(a[i]), abs(b[i])), abs(c[i]))
+        else:
+            for i in range(width):
+                y[i] = max(max(a[i], b[i]), c[i])
+        for i in range(width):
+            mean[i] += y[i]
+    mean /= frames
+    for t in range(frames):
+        for i in range(width):
+            variance[i] += (out[t, i] - mean[i]) ** 2
+    scale = np.empty(width, np.float32)
+    shift = np.empty(width, np.float32)
+    for i in range(width):
+        exact = weight[i] / np.sqrt(variance[i] / frames + eps)
+        scale[i], shift[i] = exact, bias[i] - mean[i] * exact
+    for t in range(frames):
+        for i in range(width):
+            z = out[t, i] * scale[i] + shift[i]
+            out[t, i] = max(z, _LEAK * z)

@@ -10,17 +10,25 @@ B batch, T input frames, L output frames, C input channels, O output channels, G
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 
-from mlx_speech.layers.fused import slow_functions
+from mlx_speech.layers.fused import slow_functions, view
 
 _TAPS = 16  # taps gathered at a time in a grouped convolution: an eighth of a 128-tap kernel's windows
 
 
 def windows(x: mx.array, kernel: int, stride: int) -> mx.array:
-    """All windows of one-channel signals (B, T) → (B, L, K), L = (T - K) // stride + 1 ≥ 1."""
+    """All windows of one-channel signals (B, T) → (B, L, K), L = (T - K) // stride + 1 ≥ 1.
+
+    Copied by numpy on a Linux CPU, ten times as fast as MLX copies a strided view there.
+    """
     batch, size = x.shape
-    x = mx.contiguous(x)
-    return mx.as_strided(x, (batch, (size - kernel) // stride + 1, kernel), (size, stride, 1))
+    shape, strides = (batch, (size - kernel) // stride + 1, kernel), (size, stride, 1)
+    if slow_functions() and x.dtype == mx.float32:
+        memory = view(x)
+        found = np.lib.stride_tricks.as_strided(memory, shape, [n * memory.itemsize for n in strides])
+        return mx.array(np.ascontiguousarray(found))
+    return mx.as_strided(mx.contiguous(x), shape, strides)
 
 
 def grouped_conv1d(x: mx.array, weight: mx.array, groups: int, padding: int) -> mx.array:

@@ -93,6 +93,9 @@ def recur(gates: mx.array, weight_hh: mx.array, state: LSTMState) -> tuple[mx.ar
     if fused:
         y, h, c = fused
         return y[:, :, 0], LSTMState(h[0], c[0])
+    if loops := kernels():
+        y, h, c = _by_loops(gates[:, :, None], weight_hh[None], state.h[None], state.c[None], loops)
+        return y[:, :, 0], LSTMState(h[0], c[0])
     by_step = gates.swapaxes(0, 1)
     weight = mx.contiguous(weight_hh.T)
     h, c = state
@@ -132,10 +135,13 @@ class LSTMLayer(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """(B, T, I) float32 → (B, T, D·H) float32, from zero states."""
         directions, _, hidden = self.weight_hh.shape
-        if recurrence.available(hidden):
+        loops = kernels()
+        if loops or recurrence.available(hidden):
             gates = mx.addmm(self.bias.flatten(), x, self.weight_ih.flatten(0, 1).T)
             zeros = mx.zeros((directions, x.shape[0], hidden))
             gates = gates.reshape(*x.shape[:2], directions, 4 * hidden)
+            if loops:
+                return _by_loops(gates, self.weight_hh, zeros, zeros, loops)[0].flatten(2)
             fused = recurrence.recur(gates, self.weight_hh, zeros, zeros)
             if fused:
                 return fused[0].flatten(2)
@@ -150,10 +156,7 @@ class LSTMLayer(nn.Module):
         gates = mx.addmm(self.bias[:, None], both, self.weight_ih.swapaxes(1, 2))
         gates = gates.reshape(directions, steps, batch, -1)
         weight = mx.contiguous(self.weight_hh.swapaxes(1, 2))
-        if loops := kernels():
-            y = _recur_by_loops(gates, weight, loops)
-        else:
-            y = _recur_together(gates, weight, _step_of(poly))
+        y = _recur_together(gates, weight, _step_of(poly))
         return y[0] if directions == 1 else mx.concatenate([y[0], y[1, ::-1]], axis=-1)
 
 
@@ -188,16 +191,15 @@ def _recur_together(gates: mx.array, weight: mx.array, step: _Step) -> mx.array:
     return mx.concatenate(blocks, axis=1)
 
 
-def _recur_by_loops(gates: mx.array, weight: mx.array, loops: ModuleType) -> mx.array:
-    """:func:`_recur_together` with all of a step but its product in one loop of numba's."""
-    directions, steps, batch, width = gates.shape
-    mx.eval(gates, weight)
-    out, outputs = fresh(directions, steps, batch, width // 4)
-    h, output = fresh(directions, batch, width // 4)
-    cell = np.zeros(h.shape, np.float32)
-    for n in range(steps):
-        loops.lstm_step(view(mx.addmm(gates[:, n], h, weight)), cell, output, n, outputs)
-    return out
+def _by_loops(
+    gates: mx.array, weight: mx.array, h: mx.array, c: mx.array, loops: ModuleType
+) -> tuple[mx.array, mx.array, mx.array]:
+    """:func:`mlx_speech.layers.recurrence.recur`, all steps in one of numba's loops."""
+    batch, steps, directions, width = gates.shape
+    out, outputs = fresh(batch, steps, directions, width // 4)
+    last, cells = np.array(h), np.array(c)
+    loops.lstm(view(gates), view(weight.swapaxes(1, 2)), last, cells, outputs)
+    return out, mx.array(last), mx.array(cells)
 
 
 @functools.cache

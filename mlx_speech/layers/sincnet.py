@@ -19,7 +19,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_speech.layers.conv import windows
-from mlx_speech.layers.fused import slow_functions
+from mlx_speech.layers.fused import fresh, kernels, slow_functions, view
 
 FILTERS = 80  # half of them cosines, half sines
 KERNEL = 251  # samples
@@ -100,22 +100,57 @@ class SincNet(nn.Module):
         self.filters = mx.zeros((FILTERS, KERNEL))
         self.convs = [nn.Conv1d(n, CHANNELS, _CONV) for n in (FILTERS, CHANNELS)]
         self.norms = [InstanceNorm(n) for n in (FILTERS, CHANNELS, CHANNELS)]
+        self._rows_of: list[mx.array] | None = None
+        self._rows_made: list[tuple[mx.array, int]] = []
 
     def __call__(self, audio: mx.array) -> mx.array:
         """(B, S) float32 → (B, frames, 60) float32; S at least :func:`receptive_field`."""
-        audio = self.wav_norm(audio[..., None])[..., 0]
-        x = _leaky(self.norms[0](_pool(mx.abs(self._filter(audio)))))
+        x = self.wav_norm(audio[..., None])
+        if slow_functions():  # one recording at a time: its windows take nine times its own memory
+            return mx.stack([self._by_products(one) for one in x])
+        x = mx.abs(mx.conv1d(x, self.filters[..., None], self.stride))
+        x = _leaky(self.norms[0](_pool(x)))
         for conv, norm in zip(self.convs, self.norms[1:], strict=True):
             x = _leaky(norm(_pool(conv(x))))
         return x
 
-    def _filter(self, audio: mx.array) -> mx.array:
-        """(B, S) → (B, T, 80). On a Linux CPU convolving one channel is slow: windows and a product there."""
-        if not slow_functions():
-            return mx.conv1d(audio[..., None], self.filters[..., None], self.stride)
-        # one recording at a time: its windows take 251 / stride times its own memory
-        rows = [windows(audio[n : n + 1], KERNEL, self.stride)[0] @ self.filters.T for n in range(len(audio))]
-        return mx.stack(rows)
+    def _by_products(self, x: mx.array) -> mx.array:
+        """(S, 1) → (frames, 60) for a Linux CPU: windows gathered and multiplied, three frames a row.
+
+        The convolutions' biases are left out: the norms take them away again.
+        """
+        loops = kernels()
+        for n, (weight, stride) in enumerate(self._rows()):
+            size, width = x.shape[0] * x.shape[1], weight.shape[1] // _POOL
+            y = windows(x.reshape(1, size), weight.shape[0], stride * x.shape[1])[0] @ weight
+            norm = self.norms[n]
+            if loops:
+                x, memory = fresh(y.shape[0], width)
+                affine = view(norm.weight), view(norm.bias)
+                loops.pool_and_norm(view(y).reshape(-1, _POOL, width), not n, *affine, _EPS, memory)
+            else:
+                y = y.reshape(-1, _POOL, width)
+                x = _leaky(norm(mx.max(y if n else mx.abs(y), axis=1)[None])[0])
+        return x
+
+    def _rows(self) -> list[tuple[mx.array, int]]:
+        """Each convolution's weights for three frames at once, (samples · channels, 3 · O), and the three's step."""
+        sources = [self.filters, *(conv.weight for conv in self.convs)]
+        if self._rows_of is None or any(a is not b for a, b in zip(sources, self._rows_of, strict=True)):
+            filters, *convs = (np.array(w) for w in sources)
+            steps = [(filters[..., None], self.stride), *((w, 1) for w in convs)]
+            self._rows_made = [(mx.array(_three_frames(w, step)), _POOL * step) for w, step in steps]
+            self._rows_of = sources
+        return self._rows_made
+
+
+def _three_frames(weight: np.ndarray, stride: int) -> np.ndarray:
+    """A convolution's (O, K, C) as a product that makes the three frames of a pool: ((K + 2 stride) · C, 3 · O)."""
+    outputs, kernel, channels = weight.shape
+    rows = np.zeros((kernel + (_POOL - 1) * stride, channels, _POOL, outputs), np.float32)
+    for n in range(_POOL):
+        rows[n * stride : n * stride + kernel, :, n] = weight.transpose(1, 2, 0)
+    return rows.reshape(-1, _POOL * outputs)
 
 
 def num_frames(samples: int, stride: int) -> int:
