@@ -19,7 +19,8 @@ from mlx.utils import tree_flatten
 from mlx_speech.converters._read import open_tensors
 from mlx_speech.converters.pyannet import LIGHTNING
 from mlx_speech.errors import AudioError, CheckpointError
-from mlx_speech.layers.lstm import LSTM, DeepLSTM
+from mlx_speech.layers import recurrence
+from mlx_speech.layers.lstm import LSTM, DeepLSTM, LSTMLayer
 from mlx_speech.layers.sincnet import receptive_field
 from mlx_speech.loading import load, open_checkpoint
 from mlx_speech.models.pyannet import PyanNet, PyanNetConfig
@@ -73,6 +74,7 @@ def test_compiled_polynomial_and_plain_steps_agree(expected, monkeypatch, tiny):
     audio = mx.array(expected["audio"])
     whole = np.array(tiny(audio))  # where numba is installed, by its loops
     monkeypatch.setattr("mlx_speech.layers.lstm.kernels", lambda: None)
+    monkeypatch.setattr("mlx_speech.layers.sincnet.kernels", lambda: None)
     for least in (0, 1 << 40):
         monkeypatch.setattr("mlx_speech.layers.lstm._POLYNOMIAL", least)
         np.testing.assert_allclose(tiny(audio), whole, rtol=0, atol=2e-5)
@@ -103,6 +105,7 @@ def test_batch_and_blocks_do_not_show(bundled, monkeypatch):
     audio = mx.array(np.random.default_rng(1).normal(0, 0.1, (5, 16000)).astype(np.float32))
     whole = np.array(bundled(audio))
     monkeypatch.setattr("mlx_speech.models.pyannet._BLOCK", 2)
+    monkeypatch.setattr("mlx_speech.models.pyannet._LOOPS_BLOCK", 2)
     np.testing.assert_allclose(bundled(audio), whole, rtol=0, atol=2e-4)
     np.testing.assert_allclose(bundled(audio[3:4])[0], whole[3], rtol=0, atol=2e-4)
     assert bundled(audio[:0]).shape == (0, whole.shape[1], 7)
@@ -194,6 +197,26 @@ def test_every_parameter_has_a_rule(tiny):
 def test_configurations_are_checked_and_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PyanNetConfig(**{"num_speakers": 3, **wrong})
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 6])
+@pytest.mark.parametrize("hidden", [4, 7])
+def test_an_lstm_by_loops_equals_float64(batch, hidden):
+    """Any number of sequences and outputs: fours, pairs and what is left over, in both directions."""
+    layer = LSTMLayer(5, hidden, 2)
+    layer.bias = mx.random.normal(layer.bias.shape)
+    x = mx.random.normal((batch, 9, 5))
+    w, r, b = (np.array(a, np.float64) for a in (layer.weight_ih, layer.weight_hh, layer.bias))
+    gates = np.einsum("bti,dgi->btdg", np.array(x, np.float64), w) + b
+    zeros = np.zeros((2, batch, hidden))
+    wanted = recurrence.reference(gates, r, zeros, zeros)[0].reshape(batch, 9, -1)
+    np.testing.assert_allclose(layer(x), wanted, rtol=0, atol=1e-6)
+    one = LSTM(5, hidden)
+    one.weight_ih, one.weight_hh, one.bias = layer.weight_ih[0], layer.weight_hh[0], layer.bias[0]
+    first, state = one(x[:, :4])
+    second, _ = one(x[:, 4:], state)
+    joined = np.concatenate([first, second], axis=1)
+    np.testing.assert_allclose(joined, wanted[..., :hidden], rtol=0, atol=1e-6)
 
 
 def test_deep_lstm_equals_single_directions():

@@ -163,11 +163,14 @@ _SHARING = 4  # sequences that read the recurrent weights together, while they a
 
 
 @_loop
-def lstm(gates: np.ndarray, weight: np.ndarray, h: np.ndarray, c: np.ndarray, out: np.ndarray) -> None:
+def lstm(
+    gates: np.ndarray, bias: np.ndarray, weight: np.ndarray, h: np.ndarray, c: np.ndarray, out: np.ndarray
+) -> None:
     """All steps of a layer of LSTMs in D directions over B sequences; the second direction goes backwards.
 
     Args:
-        gates: (B, T, D, 4H), the inputs' and the bias's part of the gates before their activation.
+        gates: (B, T, D, 4H), the inputs' part of the gates before their activation.
+        bias: (D, 4H), added to them.
         weight: (D, H, 4H), recurrent.
         h: (D, B, H), the output before the first step, and the last one then.
         c: (D, B, H), the cell, likewise.
@@ -183,7 +186,7 @@ def lstm(gates: np.ndarray, weight: np.ndarray, h: np.ndarray, c: np.ndarray, ou
             for n in range(steps):
                 t = steps - 1 - n if d else n
                 for s in range(count):
-                    sums[s] = gates[first + s, t, d]
+                    _add(gates[first + s, t, d], bias[d], sums[s])
                 said = h[d, first : first + count]
                 for k in range(0, fours, 4):
                     for s in range(0, count - 1, 2):
@@ -197,6 +200,13 @@ def lstm(gates: np.ndarray, weight: np.ndarray, h: np.ndarray, c: np.ndarray, ou
                     b = first + s
                     _activate(sums[s], c[d, b], h[d, b])
                     out[b, t, d] = h[d, b]
+
+
+@numba.njit(fastmath=_LOOSE, inline="always", error_model="numpy")
+def _add(a, b, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Two rows' sum, without an array between."""
+    for j in range(out.size):
+        out[j] = a[j] + b[j]
 
 
 @numba.njit(fastmath=_LOOSE, inline="always", error_model="numpy")

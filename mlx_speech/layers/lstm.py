@@ -94,7 +94,8 @@ def recur(gates: mx.array, weight_hh: mx.array, state: LSTMState) -> tuple[mx.ar
         y, h, c = fused
         return y[:, :, 0], LSTMState(h[0], c[0])
     if loops := kernels():
-        y, h, c = _by_loops(gates[:, :, None], weight_hh[None], state.h[None], state.c[None], loops)
+        bias = mx.zeros((1, width))  # the gates have it already
+        y, h, c = _by_loops(gates[:, :, None], bias, weight_hh[None], state.h[None], state.c[None], loops)
         return y[:, :, 0], LSTMState(h[0], c[0])
     by_step = gates.swapaxes(0, 1)
     weight = mx.contiguous(weight_hh.T)
@@ -135,13 +136,13 @@ class LSTMLayer(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """(B, T, I) float32 → (B, T, D·H) float32, from zero states."""
         directions, _, hidden = self.weight_hh.shape
-        loops = kernels()
-        if loops or recurrence.available(hidden):
-            gates = mx.addmm(self.bias.flatten(), x, self.weight_ih.flatten(0, 1).T)
-            zeros = mx.zeros((directions, x.shape[0], hidden))
-            gates = gates.reshape(*x.shape[:2], directions, 4 * hidden)
-            if loops:
-                return _by_loops(gates, self.weight_hh, zeros, zeros, loops)[0].flatten(2)
+        zeros = mx.zeros((directions, x.shape[0], hidden))
+        weight, shape = self.weight_ih.flatten(0, 1).T, (*x.shape[:2], directions, 4 * hidden)
+        if loops := kernels():
+            gates = (x @ weight).reshape(shape)
+            return _by_loops(gates, self.bias, self.weight_hh, zeros, zeros, loops)[0].flatten(2)
+        if recurrence.available(hidden):
+            gates = mx.addmm(self.bias.flatten(), x, weight).reshape(shape)
             fused = recurrence.recur(gates, self.weight_hh, zeros, zeros)
             if fused:
                 return fused[0].flatten(2)
@@ -192,13 +193,13 @@ def _recur_together(gates: mx.array, weight: mx.array, step: _Step) -> mx.array:
 
 
 def _by_loops(
-    gates: mx.array, weight: mx.array, h: mx.array, c: mx.array, loops: ModuleType
+    gates: mx.array, bias: mx.array, weight: mx.array, h: mx.array, c: mx.array, loops: ModuleType
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """:func:`mlx_speech.layers.recurrence.recur`, all steps in one of numba's loops."""
+    """:func:`mlx_speech.layers.recurrence.recur` by one of numba's loops; ``bias`` (D, 4H) is still to be added."""
     batch, steps, directions, width = gates.shape
     out, outputs = fresh(batch, steps, directions, width // 4)
     last, cells = np.array(h), np.array(c)
-    loops.lstm(view(gates), view(weight.swapaxes(1, 2)), last, cells, outputs)
+    loops.lstm(view(gates), view(bias), view(weight.swapaxes(1, 2)), last, cells, outputs)
     return out, mx.array(last), mx.array(cells)
 
 

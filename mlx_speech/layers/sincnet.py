@@ -134,7 +134,7 @@ class SincNet(nn.Module):
         return x
 
     def _rows(self) -> list[tuple[mx.array, int]]:
-        """Each convolution's weights for three frames at once, (samples · channels, 3 · O), and the three's step."""
+        """Each convolution's weights for three frames at once, (K' · C, 3 · O), and the step of three frames."""
         sources = [self.filters, *(conv.weight for conv in self.convs)]
         if self._rows_of is None or any(a is not b for a, b in zip(sources, self._rows_of, strict=True)):
             filters, *convs = (np.array(w) for w in sources)

@@ -18,11 +18,12 @@ import mlx.nn as nn
 
 from mlx_speech import runtime
 from mlx_speech.errors import AudioError
+from mlx_speech.layers.fused import kernels
 from mlx_speech.layers.lstm import DeepLSTM
 from mlx_speech.layers.sincnet import CHANNELS, SincNet, num_frames, receptive_field
 
-# windows that run at once: enough to share each step's overhead, and memory stays bounded
-_BLOCK, _GPU_BLOCK = 64, 128
+# windows that run at once: enough to share each step's overhead; by loops, as many as read weights together
+_BLOCK, _LOOPS_BLOCK, _GPU_BLOCK = 64, 4, 128
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class PyanNet(nn.Module):
             blocks = range(0, audio.shape[0], _GPU_BLOCK)
             return mx.concatenate([none, *(self._scores(audio[n : n + _GPU_BLOCK]) for n in blocks)])
         mx.eval(audio, self.parameters())  # nothing lazy may cross threads
-        shares = runtime.shares(audio.shape[0], _BLOCK)
+        shares = runtime.shares(audio.shape[0], _LOOPS_BLOCK if kernels() else _BLOCK)
         return mx.concatenate([none, *runtime.spread(lambda part: self._evaluated(audio[part]), shares)])
 
     def _evaluated(self, audio: mx.array) -> mx.array:
