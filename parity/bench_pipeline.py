@@ -1,8 +1,12 @@
 """Speed of the whole pipeline, who said what, when, beside PyTorch's: writes parity/BENCH_PIPELINE.md.
 
-    python parity/bench_pipeline.py                  # everything, each system and length in a process of its own
-    python parity/bench_pipeline.py run theirs 2 fast 2  # some of it, as long as there is time; and the report
+    python parity/bench_pipeline.py                  # what out/ lacks of RUNS, each in its own process; the report
+    python parity/bench_pipeline.py run theirs 10    # some of it, measured anew; ten minutes of theirs take nine
+    python parity/bench_pipeline.py report           # the report alone
     python parity/bench_pipeline.py one fast 10      # a line of JSON; a preset, or "theirs", and minutes
+
+A line in out/ counts as long as the code that it measured is the same: ours, or the packages of theirs. The report
+keeps a row that is there until a line of its kind takes its place.
 
 From a file on disk to a transcript with speakers, models loaded before. The recording is the sessions of
 sim_librispeech, repeated until it is long enough. Theirs is faster-whisper with the same weights in float32,
@@ -13,6 +17,7 @@ products our BLAS would take over. Memory over hours is bench_memory.py's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +27,7 @@ import sys
 import tempfile
 import wave
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -35,8 +41,14 @@ RATE = 16000
 MODEL = "whisper-tiny.en"
 THEIRS = "theirs"
 LINES = ROOT / "out/bench_pipeline.jsonl"
-RUNS: tuple[tuple[str, float], ...] = ((THEIRS, 1), ("fast", 1), ("community-1", 1), ("fast", 10))
-"""Systems and minutes; pyannote.audio takes more than the audio's time on two cores, so theirs is short."""
+RUNS: tuple[tuple[str, float], ...] = (
+    (THEIRS, 1),
+    ("fast", 1),
+    ("community-1", 1),
+    ("fast", 10),
+    (THEIRS, 10),
+)
+"""Systems and minutes."""
 
 
 def recording(minutes: float, path: Path) -> Path:
@@ -154,36 +166,104 @@ def apart(system: str, minutes: float) -> dict[str, Any]:
 
 HEAD = """# Speed of the whole pipeline
 
-`python parity/bench_pipeline.py` on {0}, {1} cores, {2}: Whisper tiny.en in float32, the bundled
-aligner, from a file to words with times and speakers; models are loaded before. Each line is a run of its own
-process, one after the other. Theirs is faster-whisper (same weights, float32, greedy, word times) and
-pyannote.audio's community-1 pipeline (same weights); it does not align, and giving words to speakers is not counted
-there. Load of the machine before each run: {3}; where it is above the number of cores, other programs had a share
-of them: seconds and x real time are then too bad, and CPU seconds count.
+`python parity/bench_pipeline.py` on {0}, {1} cores, {2}: Whisper tiny.en in float32, the bundled aligner, from a
+file to words with times and speakers; models are loaded before. Each line is a run of its own process, one after
+the other. Theirs is faster-whisper (same weights, float32, greedy, word times) and pyannote.audio's community-1
+pipeline (same weights); it does not align, and giving words to speakers is not counted there. CPU time is compared
+with theirs of as many minutes, or else of one. Load is the machine's before each run; where it is above the number
+of cores, other programs had a share of them: seconds and x real time are then too bad, and CPU seconds count.
 
-| system | audio | seconds | CPU seconds | x real time | CPU time against theirs | words | speakers | peak MiB |
-|---|---|---|---|---|---|---|---|---|
+| system | audio | seconds | CPU seconds | x real time | CPU time | words | speakers | peak MiB | load |
+|---|---|---|---|---|---|---|---|---|---|
 """
+NAMES = {
+    THEIRS: "faster-whisper + pyannote.audio",
+    **{p: f"mlx_speech, `{p}`" for p in ("fast", "3.1", "community-1")},
+}
+Row = tuple[str, float]
+"""A system and minutes."""
 
 
-def report(found: Sequence[dict[str, Any]]) -> str:
+def report(found: dict[Row, dict[str, Any]]) -> str:
     """The systems, and then each one's stages."""
-    theirs = next((f["cpu_s"] / f["minutes"] for f in found if f["system"] == THEIRS), float("nan"))
-    loads = ", ".join(f"{f['load']:.1f}" for f in found)
-    text = HEAD.format(platform.machine(), found[0]["cores"], platform.system(), loads)
-    for f in found:
-        rate, less = f["wall_s"] / f["minutes"], theirs / (f["cpu_s"] / f["minutes"])
-        name = "faster-whisper + pyannote.audio" if f["system"] == THEIRS else f"mlx_speech, `{f['system']}`"
+    text = HEAD.format(platform.machine(), cores(), platform.system())
+    for (system, minutes), f in found.items():
+        theirs = found.get((THEIRS, minutes)) or found.get((THEIRS, 1.0))
+        less = theirs["cpu_s"] / theirs["minutes"] / f["cpu_s"] * minutes if theirs else float("nan")
         text += (
-            f"| {name} | {f['minutes']:g} min | {f['wall_s']:.1f} | {f['cpu_s']:.1f} | {60 / rate:.2f} | "
-            f"{less:.1f} times less | {f['words']} | {f['speakers']} | {f['peak_mb']} |\n"
+            f"| {NAMES[system]} | {minutes:g} min | {f['wall_s']:.1f} | {f['cpu_s']:.1f} | "
+            f"{60 * minutes / f['wall_s']:.2f} | {less:.1f} times less | {f['words']} | {f['speakers']} | "
+            f"{f['peak_mb']} | {f['load']:.1f} |\n"
         )
     text += "\n| system | audio | stage | seconds | x real time |\n|---|---|---|---|---|\n"
-    for f in found:
+    for (system, minutes), f in found.items():
         for stage, seconds in f["stages_s"].items():
-            speed = f"{60 * f['minutes'] / seconds:.1f}" if seconds >= 0.05 else ""
-            text += f"| {f['system']} | {f['minutes']:g} min | {stage} | {seconds:.1f} | {speed} |\n"
+            speed = f"{60 * minutes / seconds:.1f}" if seconds >= 0.05 else ""
+            text += f"| {system} | {minutes:g} min | {stage} | {seconds:.1f} | {speed} |\n"
     return text
+
+
+def reported(text: str) -> dict[Row, dict[str, Any]]:
+    """What a report holds, as far as its figures go."""
+    systems = {name: system for system, name in NAMES.items()}
+    found: dict[Row, dict[str, Any]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 10 and cells[0] in systems:
+            minutes = float(cells[1].split()[0])
+            wall, cpu, load = float(cells[2]), float(cells[3]), float(cells[9])
+            words, speakers, peak = map(int, cells[6:9])
+            found[systems[cells[0]], minutes] = {
+                "minutes": minutes,
+                "wall_s": wall,
+                "cpu_s": cpu,
+                "words": words,
+                "speakers": speakers,
+                "peak_mb": peak,
+                "load": load,
+                "stages_s": {},
+            }
+        elif len(cells) == 5 and cells[0] in NAMES:
+            found[cells[0], float(cells[1].split()[0])]["stages_s"][cells[2]] = float(cells[3])
+    return found
+
+
+def lines() -> dict[Row, dict[str, Any]]:
+    """The newest line of each kind in out/."""
+    text = LINES.read_text(encoding="utf-8") if LINES.exists() else ""
+    return {(f["system"], float(f["minutes"])): f for f in map(json.loads, text.splitlines())}
+
+
+def write() -> None:
+    """The report, in the order of RUNS."""
+    report_file = ROOT / "parity/BENCH_PIPELINE.md"
+    found = reported(report_file.read_text(encoding="utf-8")) | lines()
+    order = [*((s, float(m)) for s, m in RUNS if (s, float(m)) in found), *found]
+    report_file.write_text(report({row: found[row] for row in order}), encoding="utf-8")
+
+
+def code(system: str) -> str:
+    """What a line measures: our sources, or the packages of theirs."""
+    if system == THEIRS:
+        packages = ("faster-whisper", "ctranslate2", "pyannote.audio", "torch")
+        return " ".join(f"{name} {metadata.version(name)}" for name in packages)
+    digest = hashlib.sha256()
+    for source in sorted((ROOT / "mlx_speech").rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def run(rows: Sequence[tuple[str, float]], anew: bool) -> None:
+    """Measure these, or those of them that out/ lacks, and report after each."""
+    LINES.parent.mkdir(exist_ok=True)
+    for system, minutes in rows:
+        known = lines().get((system, float(minutes)), {})
+        if anew or (known.get("code"), known.get("cores")) != (code(system), cores()):
+            line = {"load": os.getloadavg()[0], "code": code(system)} | apart(system, minutes)
+            print(json.dumps(line), flush=True)
+            with open(LINES, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        write()
 
 
 def main(arguments: list[str]) -> None:
@@ -196,16 +276,12 @@ def main(arguments: list[str]) -> None:
         from mlx_speech.hub import locate
 
         print(locate(MODEL))
-    elif not arguments or arguments[0] == "run":
-        LINES.parent.mkdir(exist_ok=True)
-        for system, minutes in [*zip(arguments[1::2], map(float, arguments[2::2]), strict=True)] or RUNS:
-            line = {"load": os.getloadavg()[0]} | apart(system, minutes)
-            print(json.dumps(line), flush=True)
-            with open(LINES, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        lines = LINES.read_text(encoding="utf-8").splitlines()
-        found = {(f["system"], f["minutes"]): f for f in map(json.loads, lines)}
-        (ROOT / "parity/BENCH_PIPELINE.md").write_text(report([*found.values()]), encoding="utf-8")
+    elif not arguments:
+        run(RUNS, anew=False)
+    elif arguments[0] == "run":
+        run([*zip(arguments[1::2], map(float, arguments[2::2]), strict=True)], anew=True)
+    elif arguments == ["report"]:
+        write()
     else:
         sys.exit(__doc__)
 

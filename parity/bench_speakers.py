@@ -1,15 +1,19 @@
-"""Who says a word: our rule beside WhisperX's, on the same words and turns, and the pipeline's error rates.
+"""Words, speakers and times beside WhisperX's; and who says a word: our rule beside WhisperX's on the same words.
 
     python parity/bench_speakers.py     # writes parity/BENCH_SPEAKERS.md; goes on where it was stopped
 
-Whisper tiny.en, the bundled aligner and the preset ``fast`` make words and turns; WhisperX's own
-``assign_word_speakers`` and ours give them to speakers. The costs of our rule were chosen on these recordings.
-WER and cpWER are after Whisper's English normaliser; the word-speaker error is the share of the words matched to
-the reference that have another speaker under the best mapping of names; DER counts overlap, without a collar.
-Word boundaries are beginnings and ends of words that both sides have: those of ``kokoro_dialog`` against the
+Ours is Whisper tiny.en (greedy), the bundled aligner and the preset ``fast``, and once more as WhisperX decodes
+and diarizes: beams of 5, ``community-1``. WhisperX's is whisperx_speech.py's, which says what it is made of. WER
+and cpWER are after Whisper's English normaliser; the word-speaker error is the share of the words matched to the
+reference that have another speaker, or none, under the best mapping of names. A word is matched, right or wrong,
+to one of a phrase within whose times its middle lies, give or take half a second: otherwise "I need to", said over
+"Neither did I", is taken for the next speaker's "I thought you". DER counts overlap, without a collar. Word
+boundaries are beginnings and ends of words that both sides have: those of ``kokoro_dialog`` against the
 synthesiser's durations (which run 20 to 34 ms late), those of ``pyannote_sample`` against people's, who marked
 phrases, so that a phrase's outer words count. ``sim_librispeech`` knows its words but not when they are said,
-``ami`` not even the words. A recording's transcript and turns stay in ``out/speakers`` until the code changes.
+``ami`` not even the words. The costs of our rule were chosen on these recordings (speaker_costs.py leaves each out
+in turn). A recording's transcript and turns stay in ``out/speakers`` until the code changes, WhisperX's in
+``out/whisperx`` until its packages do.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,7 +35,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 import mlx_speech
-from mlx_speech import Diarization, Diarizer, Transcriber, Transcript
+from mlx_speech import DecodeOptions, Diarization, Segment, TranscribeOptions, Transcriber, Transcript, Turn
 from mlx_speech.stages.speakers import SpeakerOptions, assign_speakers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,39 +44,70 @@ KEPT = ROOT / "out/speakers"
 CLIPS = ("pyannote_sample/*.wav", "kokoro_dialog/*.flac", "sim_librispeech/*.flac")
 MEETINGS = "ami/*.wav"
 COLUMNS = ("WER", "cpWER", "word-speaker error")
-Spoken = list[tuple[str, str]]
-"""Speaker and word, in order."""
+Said = tuple[str, float | None, float | None, str | None]
+"""A word, where it begins and ends, and who says it, as far as that is known."""
 Timed = list[tuple[str, float | None, float | None]]
 """Words, and where they begin and end as far as that is known."""
+Rule = Callable[[Transcript], list[Said]]
+_NEAR = 0.5  # seconds from a phrase within which a word may belong to it
 
 
-def normal(text: str) -> list[str]:
+@dataclass(frozen=True)
+class Spoken:
+    """A word of normal spelling; of the reference, with its phrase's times."""
+
+    speaker: str
+    word: str
+    start: float | None
+    end: float | None
+
+
+@cache
+def normaliser() -> Callable[[str], str]:
     from whisper.normalizers import EnglishTextNormalizer
 
-    return EnglishTextNormalizer()(text).split()
+    return EnglishTextNormalizer()
 
 
-def reference(audio: Path) -> Spoken:
+@cache
+def normal(text: str) -> tuple[str, ...]:
+    return tuple(normaliser()(text).split())
+
+
+def reference(audio: Path) -> list[Spoken]:
     """The words of the .stm beside a recording."""
     rows = [line.split(None, 5) for line in audio.with_suffix(".stm").read_text().splitlines()]
     rows = sorted((r for r in rows if len(r) == 6), key=lambda r: float(r[3]))
-    return [(r[2], word) for r in rows for word in normal(re.sub(r"^<[^>]*>", "", r[5]))]
+    return [
+        Spoken(r[2], word, float(r[3]), float(r[4]))
+        for r in rows
+        for word in normal(re.sub(r"^<[^>]*>", "", r[5]))
+    ]
 
 
-def hypothesis(words: Iterable[tuple[str, str | None]]) -> Spoken:
-    return [(speaker or "nobody", w) for text, speaker in words for w in normal(text)]
+def hypothesis(words: Iterable[Said]) -> list[Spoken]:
+    return [Spoken(who or "nobody", w, start, end) for text, start, end, who in words for w in normal(text)]
 
 
-def matched(a: list[str], b: list[str]) -> list[tuple[int, int]]:
+def near(phrase: Spoken, word: Spoken) -> bool:
+    """Whether a word is said in a phrase, as far as is known."""
+    if None in (phrase.start, phrase.end, word.start, word.end):
+        return True
+    return phrase.start - _NEAR <= (word.start + word.end) / 2 <= phrase.end + _NEAR
+
+
+def matched(want: Sequence[Spoken], found: Sequence[Spoken]) -> list[tuple[int, int]]:
     """Pairs of an alignment with the fewest edits, wrong words included."""
-    cost = np.zeros((len(a) + 1, len(b) + 1), int)
-    cost[:, 0], cost[0] = np.arange(len(a) + 1), np.arange(len(b) + 1)
-    for i, x in enumerate(a, 1):
-        for j, y in enumerate(b, 1):
-            cost[i, j] = min(cost[i - 1, j] + 1, cost[i, j - 1] + 1, cost[i - 1, j - 1] + (x != y))
-    pairs, i, j = [], len(a), len(b)
+    never = len(want) + len(found)
+    swap = np.array([[a.word != b.word if near(a, b) else never for b in found] for a in want], int)
+    cost = np.zeros((len(want) + 1, len(found) + 1), int)
+    cost[:, 0], cost[0] = np.arange(len(want) + 1), np.arange(len(found) + 1)
+    for i in range(1, len(want) + 1):
+        for j in range(1, len(found) + 1):
+            cost[i, j] = min(cost[i - 1, j] + 1, cost[i, j - 1] + 1, cost[i - 1, j - 1] + swap[i - 1, j - 1])
+    pairs, i, j = [], len(want), len(found)
     while i and j:
-        if cost[i, j] == cost[i - 1, j - 1] + (a[i - 1] != b[j - 1]):
+        if cost[i, j] == cost[i - 1, j - 1] + swap[i - 1, j - 1]:
             i, j = i - 1, j - 1
             pairs.append((i, j))
         elif cost[i, j] == cost[i - 1, j] + 1:
@@ -80,34 +117,39 @@ def matched(a: list[str], b: list[str]) -> list[tuple[int, int]]:
     return pairs
 
 
-def errors(want: Spoken, found: Spoken) -> dict[str, np.ndarray]:
+def errors(want: Sequence[Spoken], found: Sequence[Spoken]) -> dict[str, np.ndarray]:
     """Errors and how many could be made: of words, of words by speaker, and of speakers of matched words."""
     import jiwer
     import meeteval
 
-    pairs = matched([w for _, w in want], [w for _, w in found])
-    rows, columns = ({s: n for n, s in enumerate(sorted({s for s, _ in x}))} for x in (want, found))
-    both = np.zeros((len(rows), len(columns)))
-    for i, j in pairs:
-        both[rows[want[i][0]], columns[found[j][0]]] += 1
-    right = both[linear_sum_assignment(-both)].sum()
-    one = jiwer.process_words(" ".join(w for _, w in want), " ".join(w for _, w in found))
+    one = jiwer.process_words(" ".join(w.word for w in want), " ".join(w.word for w in found))
     cp = meeteval.wer.cp_word_error_rate(_by_speaker(want), _by_speaker(found))
     return {
         "WER": np.array([one.substitutions + one.deletions + one.insertions, len(want)]),
         "cpWER": np.array([cp.errors, cp.length]),
-        "word-speaker error": np.array([len(pairs) - right, len(pairs)]),
+        "word-speaker error": speaker_errors(want, found, matched(want, found)),
     }
 
 
-def _by_speaker(spoken: Spoken) -> dict[str, str]:
+def speaker_errors(
+    want: Sequence[Spoken], found: Sequence[Spoken], pairs: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """Matched words with the wrong speaker, and matched words."""
+    rows, columns = ({s: n for n, s in enumerate(sorted({w.speaker for w in x}))} for x in (want, found))
+    both = np.zeros((len(rows), len(columns)))
+    for i, j in pairs:
+        both[rows[want[i].speaker], columns[found[j].speaker]] += 1
+    return np.array([len(pairs) - both[linear_sum_assignment(-both)].sum(), len(pairs)])
+
+
+def _by_speaker(spoken: Iterable[Spoken]) -> dict[str, str]:
     out: dict[str, list[str]] = {}
-    for speaker, word in spoken:
-        out.setdefault(speaker, []).append(word)
+    for w in spoken:
+        out.setdefault(w.speaker, []).append(w.word)
     return {speaker: " ".join(words) for speaker, words in out.items()}
 
 
-def whisperx_rule(transcript: Transcript) -> list[tuple[str, str | None]]:
+def whisperx_rule(transcript: Transcript) -> list[Said]:
     """WhisperX's own function on our words and turns."""
     import pandas as pd
     from whisperx.diarize import assign_word_speakers
@@ -123,26 +165,33 @@ def whisperx_rule(transcript: Transcript) -> list[tuple[str, str | None]]:
     ]
     frame = pd.DataFrame(turns, columns=["start", "end", "speaker"])
     found = assign_word_speakers(frame, {"segments": segments})
-    return [(w["word"], w.get("speaker")) for s in found["segments"] for w in s["words"]]
+    return [
+        (w["word"], w["start"], w["end"], w.get("speaker")) for s in found["segments"] for w in s["words"]
+    ]
 
 
-def our_rule(options: SpeakerOptions) -> Callable[[Transcript], list[tuple[str, str | None]]]:
-    def rule(transcript: Transcript) -> list[tuple[str, str | None]]:
-        given = assign_speakers(transcript.segments, transcript.diarization, options)
-        return [(w.text, w.speaker) for s in given for w in s.words]
+def our_rule(options: SpeakerOptions) -> Rule:
+    def rule(transcript: Transcript) -> list[Said]:
+        return said(assign_speakers(transcript.segments, transcript.diarization, options))
 
     return rule
 
 
-RULES: dict[str, Callable[[Transcript], list[tuple[str, str | None]]]] = {
+def said(segments: Iterable[Segment]) -> list[Said]:
+    """Our words."""
+    return [(w.text, w.start, w.end, w.speaker) for s in segments for w in s.words]
+
+
+RULES: dict[str, Rule] = {
     "ours": our_rule(SpeakerOptions()),
     "ours, half from the exclusive turns": our_rule(SpeakerOptions(exclusive=0.5)),
     "ours, changes free": our_rule(SpeakerOptions(switch=0, switch_at_pause=0, switch_at_sentence=0)),
+    "ours, words of all lengths alike": our_rule(SpeakerOptions(switch_at_pause=0, length=0)),
     "WhisperX's `assign_word_speakers`": whisperx_rule,
 }
 
 
-def error_rate(audio: Path, found: Any) -> np.ndarray:
+def error_rate(audio: Path, turns: Iterable[Turn]) -> np.ndarray:
     """Seconds of diarization error, and seconds of speech."""
     from pyannote.core import Annotation, Segment
     from pyannote.metrics.diarization import DiarizationErrorRate
@@ -152,7 +201,7 @@ def error_rate(audio: Path, found: Any) -> np.ndarray:
         part = line.split()
         start = float(part[3])
         want[Segment(start, start + float(part[4])), n] = part[7]
-    for n, turn in enumerate(found.turns):
+    for n, turn in enumerate(turns):
         ours[Segment(turn.start, turn.end), n] = turn.speaker
     detail = DiarizationErrorRate()(want, ours, detailed=True)
     wrong = detail["missed detection"] + detail["false alarm"] + detail["confusion"]
@@ -183,37 +232,67 @@ def timed(spans: Iterable[tuple[float, float, str]]) -> Timed:
     return found
 
 
-def boundaries(audio: Path, transcript: Transcript) -> list[float]:
+def boundaries(audio: Path, words: Iterable[Said]) -> list[float]:
     """Distances of beginnings and ends from the reference, in seconds."""
     want = timed_reference(audio)
-    spoken = (w for s in transcript.segments for w in s.words)
-    found = timed((w.start, w.end, w.text) for w in spoken)
-    pairs = matched([w[0] for w in want], [w[0] for w in found]) if want else []
+    found = timed((start, end, text) for text, start, end, _ in words)
+    plain = ([Spoken("", w, None, None) for w, _, _ in side] for side in (want, found))
+    pairs = matched(*plain) if want else []
     both = [(want[i], found[j]) for i, j in pairs if want[i][0] == found[j][0]]
     edges = [(a[k], b[k]) for a, b in both for k in (1, 2)]
     return [abs(x - y) for x, y in edges if x is not None and y is not None]
 
 
-def report(transcripts: dict[Path, Transcript], meetings: dict[Path, Diarization]) -> str:
-    """The table in Markdown: a row for each rule and set, and at last the meetings'."""
+@dataclass(frozen=True)
+class Heard:
+    """What one system makes of a recording."""
+
+    words: Sequence[Said]
+    turns: Sequence[Turn]
+
+    @classmethod
+    def ours(cls, found: Transcript | Diarization) -> Heard:
+        """A transcript's words and turns, or turns alone."""
+        if isinstance(found, Diarization):
+            return cls((), found.turns)
+        return cls(said(found.segments), found.diarization.turns if found.diarization else ())
+
+
+OURS, ALIKE, THEIRS = "ours", "ours, beams of 5, `community-1`", "WhisperX's"
+SETTINGS = {OURS: ("fast", DecodeOptions()), ALIKE: ("community-1", DecodeOptions(beam_size=5))}
+
+
+def compare(systems: dict[str, dict[Path, Heard]]) -> str:
+    """A table in Markdown: the systems below each other, set by set."""
     lines = [
-        f"| rule | set | {' | '.join(COLUMNS)} | DER | word boundaries: mean, median |",
+        f"| set | system | {' | '.join(COLUMNS)} | DER | word boundaries: mean, median |",
         "|---" * 7 + "|",
     ]
-    rates = {audio: error_rate(audio, t.diarization) for audio, t in transcripts.items()}
-    edges = {audio: boundaries(audio, t) for audio, t in transcripts.items()}
+    recordings = list(systems[OURS])
+    spoken = [a for a in recordings if systems[OURS][a].words]
+    groups = {a.parent.name: [b for b in recordings if b.parent.name == a.parent.name] for a in recordings}
+    for group, inside in {**groups, "all with words": spoken}.items():
+        for name, heard in systems.items():
+            cells = ["–"] * len(COLUMNS)
+            if inside[0] in spoken:
+                counts = [errors(reference(a), hypothesis(heard[a].words)) for a in inside]
+                cells = [_percent(sum(c[key] for c in counts)) for key in COLUMNS]
+            cells.append(_percent(sum(error_rate(a, heard[a].turns) for a in inside)))
+            cells.append(_milliseconds([e for a in inside for e in boundaries(a, heard[a].words)]))
+            lines.append(f"| {group} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rules(transcripts: dict[Path, Transcript]) -> str:
+    """A table in Markdown: a row for each rule and set, on our words and turns."""
+    lines = ["| rule | set | cpWER | word-speaker error |", "|---" * 4 + "|"]
     groups = list(dict.fromkeys(audio.parent.name for audio in transcripts))
     for name, rule in RULES.items():
         counts = {a: errors(reference(a), hypothesis(rule(t))) for a, t in transcripts.items()}
         for group in (*groups, "all"):
             inside = [a for a in transcripts if group in (a.parent.name, "all")]
-            sums = [sum(counts[a][key] for a in inside) for key in COLUMNS]
-            cells = [_percent(v) for v in (*sums, sum(rates[a] for a in inside))]
-            cells.append(_milliseconds([e for a in inside for e in edges[a]]))
+            cells = [_percent(sum(counts[a][key] for a in inside)) for key in COLUMNS[1:]]
             lines.append(f"| {name} | {group} | {' | '.join(cells)} |")
-    if meetings:
-        total = _percent(sum(error_rate(a, d) for a, d in meetings.items()))
-        lines.append(f"| | {next(iter(meetings)).parent.name} | – | – | – | {total} | – |")
     return "\n".join(lines)
 
 
@@ -227,12 +306,12 @@ def _milliseconds(distances: list[float]) -> str:
     return f"{1000 * np.mean(distances):.0f}, {1000 * np.median(distances):.0f} ms ({len(distances)})"
 
 
-def kept(audio: Path, compute: Callable[[Path], Any]) -> Any:
+def kept(audio: Path, name: str, compute: Callable[[Path], Any]) -> Any:
     """What ``compute`` makes of a recording, from disk where this code made it before."""
     digest = hashlib.sha256(audio.read_bytes())
     for source in sorted((ROOT / "mlx_speech").rglob("*.py")):
         digest.update(source.read_bytes())
-    path = KEPT / f"{audio.parent.name}.{audio.stem}.{digest.hexdigest()[:12]}.pickle"
+    path = KEPT / f"{audio.parent.name}.{audio.stem}.{name}.{digest.hexdigest()[:12]}.pickle"
     if not path.exists():
         begun = perf_counter()
         found = compute(audio)
@@ -244,26 +323,49 @@ def kept(audio: Path, compute: Callable[[Path], Any]) -> Any:
     return pickle.loads(path.read_bytes())
 
 
+def ours(recordings: Sequence[Path], system: str) -> dict[Path, Any]:
+    """Transcripts with speakers; of meetings, whose words nobody has written down, turns alone."""
+    preset, decode = SETTINGS[system]
+    transcriber = Transcriber.load("whisper-tiny.en", align="auto", diarize=True)
+    diarizer = transcriber.diarizer
+    assert diarizer
+    whole = partial(transcriber.transcribe, options=TranscribeOptions(decode=decode), diarize=preset)
+    turns = partial(diarizer.diarize, options=preset)
+    meetings = Path(MEETINGS).parent.name
+    return {a: kept(a, preset, turns if a.parent.name == meetings else whole) for a in recordings}
+
+
+def theirs(recordings: Sequence[Path]) -> dict[Path, Heard]:
+    """WhisperX's, as far as whisperx_speech.py has not made it before."""
+    import whisperx_speech
+    from whisperx_speech import kept, turns, words
+
+    spoken = {a for pattern in whisperx_speech.WORDS for a in (DATA / "audio").glob(pattern)}
+    return {
+        a: Heard(
+            [tuple(w) for w in kept(a, words)] if a in spoken else [], [Turn(*t) for t in kept(a, turns)]
+        )
+        for a in recordings
+    }
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
-    if not any((DATA / "audio").glob(CLIPS[0])):
+    recordings = [a for pattern in (*CLIPS, MEETINGS) for a in sorted((DATA / "audio").glob(pattern))]
+    if not recordings:
         sys.exit(f"no recordings in {DATA}: set MLX_SPEECH_DATA")
-    transcriber = Transcriber.load("whisper-tiny.en", align="auto", diarize=True)
-    transcripts = {
-        audio: kept(audio, transcriber.transcribe)
-        for pattern in CLIPS
-        for audio in sorted((DATA / "audio").glob(pattern))
-    }
-    diarizer = transcriber.diarizer or Diarizer.load()
-    meetings = {a: kept(a, diarizer.diarize) for a in sorted((DATA / "audio").glob(MEETINGS))}
-    table = report(transcripts, meetings)
+    found = {name: ours(recordings, name) for name in SETTINGS}
+    heard = {name: {a: Heard.ours(x) for a, x in some.items()} for name, some in found.items()}
+    table = compare(heard | {THEIRS: theirs(recordings)})
+    words = rules({a: t for a, t in found[OURS].items() if isinstance(t, Transcript)})
     told = __doc__.split("it was stopped", 1)[1].strip()
     (ROOT / "parity/BENCH_SPEAKERS.md").write_text(
-        f"# Who says a word\n\nWritten by `python parity/bench_speakers.py` (mlx_speech "
-        f"{mlx_speech.__version__}).\n\n{told}\n\n{table}\n",
+        f"# Words and speakers beside WhisperX\n\nWritten by `python parity/bench_speakers.py` (mlx_speech "
+        f"{mlx_speech.__version__}).\n\n{told}\n\n{table}\n\n## Who says a word\n\nRules on the same words and "
+        f"turns: ours of the first row of each set.\n\n{words}\n",
         encoding="utf-8",
     )
-    print(table)
+    print(table, words, sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Who says each word: what the diarization knows at each frame, and the likeliest course of a talk.
 
-A word's evidence is how likely each speaker talks while it is said: the mean of the frames' posteriors. The
-share of its time that the exclusive diarization gives to each can be mixed in; measured, that is worse
-(parity/BENCH_SPEAKERS.md). The words' speakers are those of the best
-path through all words, where a change of speaker costs: much within a phrase, less after a pause or at the end
-of a sentence. So a boundary that lies within a word, or a word time that is off, moves to where people change.
+A word's evidence is how likely each speaker talks while it is said: the mean of the frames' posteriors. It counts
+by the word's length: a long word shows more of its speaker than a short one. The share of its time that the
+exclusive diarization gives to each can be mixed in; measured, that is worse (parity/BENCH_SPEAKERS.md). The words'
+speakers are those of the best path through all words, where a change of speaker costs: much within a phrase, less
+after a pause, nothing at the end of a sentence. So a boundary that lies within a word, or a word time that is off,
+moves to where people change.
 
 W words, K speakers, N frames.
 """
@@ -23,6 +24,7 @@ from mlx_speech.stages.cutting import cut_segment
 from mlx_speech.types import Diarization, Segment, Turn, Word
 
 _FAINT = 1e-2  # evidence for a speaker who is not heard at all: a doubt, no proof
+_LEAST, _MOST = 0.1, 2.0  # what a word's evidence counts
 _SENTENCE_ENDS = tuple(".?!…。？！")
 _COST = ("0 or more, finite", lambda x: 0 <= x < math.inf)
 _SHARE = ("0 to 1", lambda x: 0 <= x <= 1)
@@ -38,6 +40,8 @@ class SpeakerOptions:
         switch_at_pause: the same after at least ``pause`` seconds of silence.
         switch_at_sentence: the same where a sentence ends.
         pause: seconds.
+        length: seconds of a word whose evidence counts once; that of others in proportion, up to twice. 0 lets all
+            words count alike.
         overlap: share of a word's time from which another's talk is told.
 
     Raises:
@@ -46,14 +50,15 @@ class SpeakerOptions:
 
     exclusive: float = 0.0
     switch: float = 2.0
-    switch_at_pause: float = 0.0
+    switch_at_pause: float = 1.0
     switch_at_sentence: float = 0.0
     pause: float = 0.3
+    length: float = 0.4
     overlap: float = 0.5
 
     def __post_init__(self) -> None:
         ranges: dict[str, Any] = dict.fromkeys(("exclusive", "overlap"), _SHARE)
-        ranges |= dict.fromkeys(("switch", "switch_at_pause", "switch_at_sentence", "pause"), _COST)
+        ranges |= dict.fromkeys(("switch", "switch_at_pause", "switch_at_sentence", "pause", "length"), _COST)
         check(self, (), ranges)
 
 
@@ -98,7 +103,7 @@ def _speaker_after(words: Sequence[Word], n: int) -> str | None:
 
 def _spoken(words: Sequence[Word], diarization: Diarization, options: SpeakerOptions) -> list[Word]:
     """The words with their speakers."""
-    scores = np.log(evidence(words, diarization, options.exclusive))
+    scores = weights(words, options)[:, None] * np.log(evidence(words, diarization, options.exclusive))
     costs = switch_costs(words, options)
     path, sure = best_path(scores, costs), confidence(scores, costs)
     talking = word_means(words, _membership(diarization.turns, diarization), diarization)
@@ -122,6 +127,13 @@ def evidence(words: Sequence[Word], diarization: Diarization, exclusive: float) 
     given = word_means(words, _membership(diarization.exclusive_turns, diarization), diarization)
     mixed = (1 - exclusive) * heard + exclusive * given + _FAINT
     return mixed / mixed.sum(1, keepdims=True)
+
+
+def weights(words: Sequence[Word], options: SpeakerOptions) -> np.ndarray:
+    """How much each word's evidence counts, (W,) float64."""
+    if not options.length:
+        return np.ones(len(words))
+    return np.clip([(w.end - w.start) / options.length for w in words], _LEAST, _MOST)
 
 
 def word_means(words: Sequence[Word], values: np.ndarray, diarization: Diarization) -> np.ndarray:
