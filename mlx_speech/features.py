@@ -19,6 +19,7 @@ import numpy as np
 
 from mlx_speech import runtime
 from mlx_speech.errors import AudioError
+from mlx_speech.spool import forget
 
 SAMPLE_RATE = 16_000
 N_FFT = 400
@@ -57,27 +58,34 @@ def log_mel(audio: mx.array, n_mels: int = 80) -> mx.array:
     return log[0] if single else log
 
 
-def log_mel_recording(audio: np.ndarray, n_mels: int = 80) -> mx.array:
-    """The same of a whole recording with 30 s of silence after it: one maximum for all.
+class RecordingMel:
+    """The same of a whole recording with 30 s of silence after it, one maximum for all, held nowhere.
+
+    The maximum is found once, a few minutes at a time; the frames that are asked for are computed anew.
 
     Args:
         audio: (T,) float32 at 16 kHz.
         n_mels: mel bands.
-
-    Returns:
-        (T // 160 + 3000, n_mels) float32, computed a few minutes at a time.
     """
-    count = (len(audio) + WINDOW_SAMPLES) // HOP
-    blocks = []
-    for start in range(0, count, _BLOCK):
-        frames = min(_BLOCK, count - start)
-        first = start * HOP - N_FFT // 2
-        part = mx.array(_stretch(audio, first, first + (frames - 1) * HOP + N_FFT))
-        power = _spectrum(mx.as_strided(part, (frames, N_FFT), (HOP, 1)))
-        blocks.append(mx.log10(mx.maximum(power @ _filters(n_mels), 1e-10)))
-        mx.eval(blocks[-1])
-    log = mx.concatenate(blocks)
-    return (mx.maximum(log, mx.max(log) - 8.0) + 4.0) / 4.0
+
+    def __init__(self, audio: np.ndarray, n_mels: int = 80) -> None:
+        self.audio, self.n_mels = audio, n_mels
+        self.frames = (len(audio) + WINDOW_SAMPLES) // HOP
+        self.floor = -math.inf
+        for first in range(0, self.frames, _BLOCK):
+            loudest = float(np.array(mx.max(self._logs(first, min(first + _BLOCK, self.frames)))))
+            self.floor = max(self.floor, loudest - 8.0)
+            forget(audio)
+
+    def part(self, first: int, last: int) -> mx.array:
+        """Frames ``first`` to ``last`` (excluded), as far as there are so many: (N, n_mels) float32."""
+        return (mx.maximum(self._logs(first, min(last, self.frames)), self.floor) + 4.0) / 4.0
+
+    def _logs(self, first: int, last: int) -> mx.array:
+        begin = first * HOP - N_FFT // 2
+        samples = mx.array(_stretch(self.audio, begin, begin + (last - first - 1) * HOP + N_FFT))
+        power = _spectrum(mx.as_strided(samples, (last - first, N_FFT), (HOP, 1)))
+        return mx.log10(mx.maximum(power @ _filters(self.n_mels), 1e-10))
 
 
 def _stretch(audio: np.ndarray, first: int, last: int) -> np.ndarray:

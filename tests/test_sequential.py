@@ -6,6 +6,7 @@ The expected segments are made by parity/fixtures_whisper.py.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlx_speech  # isort: skip  # noqa: F401  (first: it loads the BLAS)
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 
 from mlx_speech.errors import OptionError
-from mlx_speech.features import log_mel, log_mel_recording
+from mlx_speech.features import RecordingMel, log_mel
+from mlx_speech.stages import sequential
 from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
 from mlx_speech.stages.sequential import transcribe_sequential
+from mlx_speech.stages.timing import word_times
 
 EXPECTED = json.loads((Path(__file__).parent / "fixtures/whisper/decoding.json").read_text(encoding="utf-8"))
 RATE = 16000
@@ -61,7 +64,25 @@ def test_segments_equal_the_original(whisper, tokenizer, recording, run):
 
 def test_the_mel_of_a_recording_is_that_of_one_long_row(recording):
     whole = np.array(log_mel(mx.array(np.pad(recording, (0, 480000)))))
-    assert np.abs(np.array(log_mel_recording(recording)) - whole).max() < 1e-5
+    mel = RecordingMel(recording)
+    assert mel.frames == len(whole)
+    for first, last in ((0, 3000), (1234, 4234), (4700, 9000)):
+        part = np.array(mel.part(first, last))
+        assert np.abs(part - whole[first:last]).max() < 1e-5
+
+
+def test_words_that_others_time_are_not_timed(whisper, tokenizer, recording, monkeypatch):
+    """Then windows begin where timestamps say, as without words."""
+    decode = DecodeOptions(temperatures=(0.0,), max_tokens=40, no_speech_threshold=None)
+    options = TranscribeOptions(language="en", sequential=True, untimed=("en",), decode=decode)
+    asked = replace(options, hallucination_silence_threshold=0.5)
+    timed = []
+    monkeypatch.setattr(sequential, "word_times", lambda *given: timed.append(given) or word_times(*given))
+    found, _ = transcribe_sequential(whisper, tokenizer, recording, options)
+    assert [s.text for s in found] == [text for _, _, text in EXPECTED["read"]["conditioned"]]
+    assert not timed
+    transcribe_sequential(whisper, tokenizer, recording, asked)
+    assert timed
 
 
 def test_nothing_to_hear(whisper, tokenizer):

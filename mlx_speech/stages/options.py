@@ -110,8 +110,8 @@ class TranscribeOptions:
         redo: decode windows again, with other settings, that the audit finds fault with; the better reading stays.
         chunk_size: seconds of the longest window of speech, at most the model's 30.
         max_repeats: a phrase that a window repeats more often than this in a row is written once.
-        untimed: languages whose words are left untimed all the same, not with ``sequential``: a
-            :class:`~mlx_speech.Transcriber` names those that its aligner will time.
+        untimed: languages whose words are left untimed all the same: a :class:`~mlx_speech.Transcriber` names
+            those that its aligner will time.
 
     Raises:
         OptionError: a value out of its range, or two that exclude each other.

@@ -12,7 +12,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from mlx_speech.features import HOP, SAMPLE_RATE, log_mel_recording
+from mlx_speech.features import HOP, SAMPLE_RATE, RecordingMel
 from mlx_speech.models.whisper import Whisper
 from mlx_speech.stages.decode import Decoded, decode, detect_language, is_silence
 from mlx_speech.stages.inventions import Heard, first_invention, leading_silence
@@ -57,7 +57,7 @@ def transcribe_sequential(
     check_ability(tokenizer, options)
     if not len(audio):
         return [], None
-    reader = _Reader(model, tokenizer, options, log_mel_recording(audio, model.config.n_mels))
+    reader = _Reader(model, tokenizer, options, RecordingMel(audio, model.config.n_mels))
     segments: list[Segment] = []
     for start, end in reader.clips():
         seek = start
@@ -106,10 +106,10 @@ class _Reader:
     """What one window leaves to the next: the text so far, and when the last word ended."""
 
     def __init__(
-        self, model: Whisper, tokenizer: Tokenizer, options: TranscribeOptions, mel: mx.array
+        self, model: Whisper, tokenizer: Tokenizer, options: TranscribeOptions, mel: RecordingMel
     ) -> None:
         self.model, self.tokenizer, self.options, self.mel = model, tokenizer, options, mel
-        self.content = mel.shape[0] - _FRAMES
+        self.content = mel.frames - _FRAMES
         self.prompt = text_tokens(tokenizer, options.decode.prompt)
         self.said = list(self.prompt)
         self.forgotten = 0  # tokens that are no prompt any more
@@ -117,7 +117,7 @@ class _Reader:
         self.heard: dict[str, float] = {}
         self.language = options.language if tokenizer.multilingual else "en"
         if self.language is None and not options.multilingual:
-            self.language = self._detect(self._encode(0, min(_FRAMES, mel.shape[0])))
+            self.language = self._detect(self._encode(0, _FRAMES))
 
     def clips(self) -> list[tuple[int, int]]:
         """The stretches to read, in frames."""
@@ -149,7 +149,7 @@ class _Reader:
             return Passage([], seek + size, [], False, self.spoken_until, None, 0.0)
         pieces, after = self._pieces(result, seek, size, language)
         spoken_until = self.spoken_until
-        if options.words:
+        if self._times(language):
             pieces, after = self._with_words(pieces, features, seek, size, after, language)
             last = _last_end(pieces)
             spoken_until = spoken_until if last is None else last
@@ -164,8 +164,14 @@ class _Reader:
             size / _RATE,
         )
 
+    def _times(self, language: str) -> bool:
+        """Whether Whisper times the words: unless others will, and the search for inventions needs none."""
+        options = self.options
+        wanted = language not in options.untimed or options.hallucination_silence_threshold is not None
+        return options.words and wanted
+
     def _encode(self, seek: int, size: int) -> mx.array:
-        mel = mx.pad(self.mel[seek : seek + size], [(0, _FRAMES - size), (0, 0)])
+        mel = mx.pad(self.mel.part(seek, seek + size), [(0, _FRAMES - size), (0, 0)])
         return self.model.encode(mel[None])
 
     def _detect(self, features: mx.array) -> str:
