@@ -48,9 +48,8 @@ def ours() -> None:
 
     segment, embed = mlx_speech.load("segmentation-3.0"), mlx_speech.load("wespeaker-resnet34-LM")
     x = mx.array(audio(PYANNET_BATCH))
-    net = segment.sincnet
-    lstm: list[Part] = [(f"LSTM {n}", layer) for n, layer in enumerate(segment.lstm.layers)]
-    measure("PyanNet", x, [("SincNet", net), *lstm], segment, mx.eval)
+    parts: list[Part] = [("SincNet", segment.sincnet), ("LSTM, all layers", segment.lstm)]
+    measure("PyanNet", x, parts, segment, mx.eval)
     x = mx.array(audio(WESPEAKER_BATCH))
     masks = mx.ones((WESPEAKER_BATCH, 3, 589))
 
@@ -59,7 +58,7 @@ def ours() -> None:
             x = block(x)
         return x
 
-    parts: list[Part] = [
+    parts = [
         ("filter bank", embed.fbank),
         ("first convolution", lambda x: embed.conv1.rectified(x.swapaxes(1, 2)[..., None])),
         *((f"stage {n + 1}", partial(through, stage)) for n, stage in enumerate(embed.stages)),
