@@ -9,6 +9,7 @@ import threading
 import mlx_speech  # noqa: F401  isort: skip  (first: it loads the BLAS)
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -16,6 +17,8 @@ from mlx_speech import runtime
 from mlx_speech.errors import OptionError
 from mlx_speech.layers import elementwise, fused
 from mlx_speech.layers.attention import attend
+from mlx_speech.layers.conv import conv1d
+from mlx_speech.layers.norm import LayerNorm
 
 pytestmark = pytest.mark.skipif(
     not fused.slow_functions(), reason="Metal, CUDA and Accelerate have functions of their own"
@@ -58,6 +61,42 @@ def test_attention_equals_float64():
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     wanted = weights / weights.sum(-1, keepdims=True) @ v
     np.testing.assert_allclose(attend(*map(mx.array, (q, k, v))), wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("shape", [(2, 3, 300, 700), (1, 5, 90, 4500), (1, 2, 400, 1200)])
+def test_attention_of_any_length_equals_float64(shape):
+    """Some heads at once, one head, a head's rows; keys that lie apart, and scores far below a row's maximum."""
+    batch, heads, length, size = shape
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((batch, n, heads, 16)).astype(np.float32) for n in (length, size, size))
+    k[:, 0] *= 10
+    scores = np.einsum("bthd,bshd->bhts", q.astype(np.float64), k) / 4
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    wanted = np.einsum("bhts,bshd->bhtd", weights / weights.sum(-1, keepdims=True), v)
+    found = attend(*(mx.array(x).swapaxes(1, 2) for x in (q, k, v)))
+    # scores of 60 are 4e-6 off in float32
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=5e-5)
+
+
+@pytest.mark.usefixtures("either")
+def test_layer_norm_equals_float64():
+    layer = LayerNorm(200, eps=1e-5)
+    layer.weight, layer.bias = mx.random.normal((2, 200), key=mx.random.key(1))
+    x = (3 + mx.random.normal((200, 4, 70), key=mx.random.key(0))).swapaxes(0, 2)  # in another order
+    exact = np.array(x, np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-5)
+    wanted = exact * np.array(layer.weight) + np.array(layer.bias)
+    np.testing.assert_allclose(layer(x), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(layer(x[:2]), wanted[:2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), (3, 2)])
+def test_a_convolution_equals_mlx(stride, padding, bias):
+    conv = nn.Conv1d(6, 5, 4, stride, padding, bias=bias)
+    x = mx.random.normal((6, 40, 3), key=mx.random.key(0)).swapaxes(0, 2)
+    np.testing.assert_allclose(conv1d(x, conv), conv(x), rtol=0, atol=1e-5)
 
 
 def test_a_numba_that_does_not_import_is_done_without(monkeypatch):

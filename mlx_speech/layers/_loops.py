@@ -55,18 +55,55 @@ def gelu(x: np.ndarray, out: np.ndarray) -> None:
 
 
 @_loop
-def softmax(x: np.ndarray, top: np.ndarray) -> None:
-    """Softmax, exp(x - top) / Σ of each row of (R, N), in its place; ``top`` (R,) holds the rows' maxima."""
+def softmax_terms(x: np.ndarray, top: np.ndarray) -> None:
+    """exp(x - top) of each row of (R, N), in its place; ``top`` (R,) holds the maxima, and 1 / Σ exp(…) then."""
     for r in range(x.shape[0]):
         row, m = x[r], top[r]
-        for i in range(row.size):
-            row[i] = _exp2((row[i] - m) * _LOG2E)
         total = _F(0)
         for i in range(row.size):
+            term = _exp2((row[i] - m) * _LOG2E)
+            row[i] = term
+            total += term
+        top[r] = _ONE / total
+
+
+@_loop
+def scale_rows(x: np.ndarray, scale: np.ndarray, b: int, first: int, head: int, out: np.ndarray) -> None:
+    """Rows of some heads, (H', R, D), times a number each, to ``out[b, first + r, head + h]``.
+
+    Args:
+        x: the rows.
+        scale: (H' · R,).
+        b: the recording.
+        first: the place of the first row.
+        head: the first head.
+        out: (B, T, H, D), written.
+    """
+    heads, rows, width = x.shape
+    for h in range(heads):
+        for r in range(rows):
+            one, y, factor = x[h, r], out[b, first + r, head + h], scale[h * rows + r]
+            for i in range(width):
+                y[i] = one[i] * factor
+
+
+@_loop
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float, out: np.ndarray) -> None:
+    """Each row of (R, N) to zero mean and unit variance, then times ``weight`` (N,) and plus ``bias`` (N,)."""
+    size = x.shape[1]
+    share = _ONE / _F(size)
+    for r in range(x.shape[0]):
+        row, y = x[r], out[r]
+        total = _F(0)
+        for i in range(size):
             total += row[i]
-        scale = _ONE / total
-        for i in range(row.size):
-            row[i] *= scale
+        mean = total * share
+        total = _F(0)
+        for i in range(size):
+            total += (row[i] - mean) * (row[i] - mean)
+        scale = _F(1 / np.sqrt(total * share + eps))
+        for i in range(size):
+            y[i] = (row[i] - mean) * scale * weight[i] + bias[i]
 
 
 @_loop

@@ -9,7 +9,10 @@ B batch, T input frames, L output frames, C input channels, O output channels, G
 
 from __future__ import annotations
 
+from typing import cast
+
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_speech.layers.fused import slow_functions, view
@@ -29,6 +32,26 @@ def windows(x: mx.array, kernel: int, stride: int) -> mx.array:
         found = np.lib.stride_tricks.as_strided(memory, shape, [n * memory.itemsize for n in strides])
         return mx.array(np.ascontiguousarray(found))
     return mx.as_strided(mx.contiguous(x), shape, strides)
+
+
+def conv1d(x: mx.array, conv: nn.Conv1d) -> mx.array:
+    """:class:`mlx.nn.Conv1d` of one group: (B, T, C) → (B, L, O).
+
+    On a Linux CPU windows are gathered by numpy and multiplied, a third faster than MLX's own way to do that.
+    """
+    weight = conv.weight
+    if not slow_functions() or x.dtype != mx.float32 or weight.dtype != mx.float32:
+        return cast(mx.array, conv(x))
+    outputs, kernel, width = weight.shape
+    memory = view(mx.pad(x, [(0, 0), (conv.padding, conv.padding), (0, 0)]) if conv.padding else x)
+    batch, size, _ = memory.shape
+    length = (size - kernel) // conv.stride + 1
+    a, b, c = memory.strides
+    found = np.lib.stride_tricks.as_strided(memory, (batch, length, kernel * width), (a, conv.stride * b, c))
+    rows = mx.array(np.ascontiguousarray(found).reshape(batch * length, kernel * width))
+    weight = weight.reshape(outputs, kernel * width).T
+    y = mx.addmm(conv.bias, rows, weight) if "bias" in conv else rows @ weight
+    return y.reshape(batch, length, outputs)
 
 
 def grouped_conv1d(x: mx.array, weight: mx.array, groups: int, padding: int) -> mx.array:

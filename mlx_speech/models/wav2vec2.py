@@ -22,9 +22,10 @@ import numpy as np
 from mlx_speech import runtime
 from mlx_speech.errors import AudioError, OptionError
 from mlx_speech.layers.attention import attend
-from mlx_speech.layers.conv import grouped_conv1d, windows
+from mlx_speech.layers.conv import conv1d, grouped_conv1d, windows
 from mlx_speech.layers.elementwise import gelu
 from mlx_speech.layers.fused import slow_functions
+from mlx_speech.layers.norm import LayerNorm
 
 _NORM_EPS = 1e-5  # of the convolutions' and the adapters' norms; the configuration's is for the others
 _BLOCK = 1 << 21  # elements of the first convolution's output worked on at a time: bounds memory
@@ -120,11 +121,11 @@ class ConvLayer(nn.Module):
             inputs, c.conv_dim[number], c.conv_kernel[number], c.conv_stride[number], bias=c.conv_bias
         )
         if c.feat_extract_norm == "layer":
-            self.layer_norm = nn.LayerNorm(c.conv_dim[number], eps=_NORM_EPS)
+            self.layer_norm = LayerNorm(c.conv_dim[number], eps=_NORM_EPS)
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, T, C) → (B, about T / stride, C)."""
-        return self.finish(self.conv(x))
+        return self.finish(conv1d(x, self.conv))
 
     def finish(self, x: mx.array) -> mx.array:
         """What follows the convolution."""
@@ -223,7 +224,7 @@ class FeatureProjection(nn.Module):
 
     def __init__(self, c: Wav2Vec2Config) -> None:
         super().__init__()
-        self.layer_norm = nn.LayerNorm(c.conv_dim[-1], eps=c.layer_norm_eps)
+        self.layer_norm = LayerNorm(c.conv_dim[-1], eps=c.layer_norm_eps)
         self.projection = nn.Linear(c.conv_dim[-1], c.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -301,9 +302,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, c: Wav2Vec2Config) -> None:
         super().__init__()
         self.attention = Attention(c.hidden_size, c.num_attention_heads)
-        self.layer_norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.layer_norm = LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         self.feed_forward = FeedForward(c)
-        self.final_layer_norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.final_layer_norm = LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
 
     def __call__(self, x: mx.array, frames: tuple[int, ...] | None) -> mx.array:
         """(B, T, D) → (B, T, D)."""
@@ -316,7 +317,7 @@ class AttentionAdapter(nn.Module):
 
     def __init__(self, width: int, narrow: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.norm = LayerNorm(width, eps=_NORM_EPS)
         self.linear_1 = nn.Linear(width, narrow)
         self.linear_2 = nn.Linear(narrow, width)
 
@@ -347,7 +348,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.stable = c.do_stable_layer_norm
         self.pos_conv_embed = PositionalConvEmbedding(c)
-        self.layer_norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.layer_norm = LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         kind = StableEncoderLayer if self.stable else EncoderLayer
         self.layers = [kind(c) for _ in range(c.num_hidden_layers)]
 

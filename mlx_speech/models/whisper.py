@@ -18,8 +18,10 @@ import mlx.nn as nn
 
 from mlx_speech import runtime
 from mlx_speech.layers.attention import KVCache, attend
+from mlx_speech.layers.conv import conv1d
 from mlx_speech.layers.elementwise import gelu
 from mlx_speech.layers.layout import by_columns
+from mlx_speech.layers.norm import LayerNorm
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,10 @@ class EncoderBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attn = MultiHeadAttention(width, heads)
-        self.attn_ln = nn.LayerNorm(width)
+        self.attn_ln = LayerNorm(width)
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
-        self.mlp_ln = nn.LayerNorm(width)
+        self.mlp_ln = LayerNorm(width)
 
     def mlp(self, x: mx.array) -> mx.array:
         """The perceptron with its norm and residual."""
@@ -126,7 +128,7 @@ class DecoderBlock(EncoderBlock):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
         self.cross_attn = MultiHeadAttention(width, heads)
-        self.cross_attn_ln = nn.LayerNorm(width)
+        self.cross_attn_ln = LayerNorm(width)
 
     def attend_audio(self, x: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Attention of (B, L, D) to the audio's keys and values (W, H, T, D/H), B a multiple of W."""
@@ -173,11 +175,11 @@ class AudioEncoder(nn.Module):
         self.conv2 = nn.Conv1d(c.n_audio_state, c.n_audio_state, kernel_size=3, stride=2, padding=1)
         self.positional_embedding = mx.zeros((c.n_audio_ctx, c.n_audio_state))
         self.blocks = [EncoderBlock(c.n_audio_state, c.n_audio_head) for _ in range(c.n_audio_layer)]
-        self.ln_post = nn.LayerNorm(c.n_audio_state)
+        self.ln_post = LayerNorm(c.n_audio_state)
 
     def __call__(self, mel: mx.array) -> mx.array:
         """Log-mel (B, 2T, M) → features (B, T, D), T at most the positions that there are."""
-        x = gelu(self.conv2(gelu(self.conv1(mel))))
+        x = gelu(conv1d(gelu(conv1d(mel, self.conv1)), self.conv2))
         x = x + self.positional_embedding[: x.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -192,7 +194,7 @@ class TextDecoder(nn.Module):
         self.token_embedding = nn.Embedding(c.n_vocab, c.n_text_state)
         self.positional_embedding = mx.zeros((c.n_text_ctx, c.n_text_state))
         self.blocks = [DecoderBlock(c.n_text_state, c.n_text_head) for _ in range(c.n_text_layer)]
-        self.ln = nn.LayerNorm(c.n_text_state)
+        self.ln = LayerNorm(c.n_text_state)
 
 
 @dataclass(frozen=True)
