@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -259,6 +260,33 @@ def _work(
         errors.append(error)
     finally:
         mx.clear_streams()
+
+
+class Team:
+    """Threads that do one thing together: all :func:`cores` of a Linux CPU, or where work is spread already, one.
+
+    A context: its threads end with it. ``size`` is how many there are.
+    """
+
+    def __init__(self) -> None:
+        self.size = 1 if getattr(_thread, "spreads", False) else cores()
+        self._others = ThreadPoolExecutor(self.size - 1) if self.size > 1 else None
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._others:
+            self._others.shutdown()
+
+    def run(self, function: Callable[[int, int], object]) -> None:
+        """``function`` of each member's number and their count, at the same time, the first in this thread."""
+        waiting = (
+            [self._others.submit(function, n, self.size) for n in range(1, self.size)] if self._others else []
+        )
+        function(0, self.size)
+        for other in waiting:
+            other.result()
 
 
 def plain_recurrence() -> bool:

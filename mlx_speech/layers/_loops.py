@@ -1,4 +1,4 @@
-"""The loops of :mod:`mlx_speech.layers.fused`, which alone imports this: numba is an extra.
+"""The loops of :mod:`mlx_speech.layers.fused`, which alone imports this and its like: numba is an extra.
 
 Each is compiled at its first call, in about a second, and kept in numba's cache on disk. Arrays are float32 and
 contiguous.
@@ -24,7 +24,7 @@ _LEAK = _F(0.01)
 _HALF, _ONE, _TWO, _FOUR, _ROOT = _F(0.5), _F(1), _F(2), _F(4), _F(0.7071067811865476)
 
 
-def _loop(function: Callable[..., None]) -> Any:
+def _loop(function: Callable[..., Any]) -> Any:
     options: dict[str, Any] = {"nogil": True, "fastmath": _LOOSE, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
@@ -42,16 +42,21 @@ def _exp2(x):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     return p * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
+@numba.njit(fastmath=_LOOSE, inline="always", error_model="numpy")
+def _gelu_of(v):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """GELU of one float32."""
+    z = min(max(v * _ROOT, -_FOUR), _FOUR)
+    s = z * z
+    p = (((((_P[6] * s + _P[5]) * s + _P[4]) * s + _P[3]) * s + _P[2]) * s + _P[1]) * s + _P[0]
+    q = ((((_Q[5] * s + _Q[4]) * s + _Q[3]) * s + _Q[2]) * s + _Q[1]) * s + _Q[0]
+    return _HALF * v * (_ONE + z * p / q)
+
+
 @_loop
 def gelu(x: np.ndarray, out: np.ndarray) -> None:
     """GELU, x Φ(x): (N,) → (N,)."""
     for i in range(x.size):
-        v = x[i]
-        z = min(max(v * _ROOT, -_FOUR), _FOUR)
-        s = z * z
-        p = (((((_P[6] * s + _P[5]) * s + _P[4]) * s + _P[3]) * s + _P[2]) * s + _P[1]) * s + _P[0]
-        q = ((((_Q[5] * s + _Q[4]) * s + _Q[3]) * s + _Q[2]) * s + _Q[1]) * s + _Q[0]
-        out[i] = _HALF * v * (_ONE + z * p / q)
+        out[i] = _gelu_of(x[i])
 
 
 @_loop
@@ -104,6 +109,15 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float, 
         scale = _F(1 / np.sqrt(total * share + eps))
         for i in range(size):
             y[i] = (row[i] - mean) * scale * weight[i] + bias[i]
+
+
+@_loop
+def exp_sum(x: np.ndarray, top: np.float32) -> np.float32:
+    """Σ exp(x - top) of (N,), ``top`` its maximum."""
+    total = _F(0)
+    for i in range(x.size):
+        total += _exp2((x[i] - top) * _LOG2E)
+    return total
 
 
 @_loop

@@ -95,6 +95,12 @@ class KVCache:
             other._keys, other._values = self._keys[rows], self._values[rows]
         return other
 
+    def filled(self) -> tuple[mx.array, mx.array]:
+        """Keys and values so far, (B, H, length, D)."""
+        if self._keys is None or self._values is None:
+            raise ValueError("nothing has been decoded yet")
+        return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
     def extend(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Append keys and values (B, H, T, D); returns all so far, (B, H, length, D)."""
         end = self.length + k.shape[2]
@@ -105,7 +111,7 @@ class KVCache:
         self._keys[:, :, self.length : end] = k
         self._values[:, :, self.length : end] = v
         self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
+        return self.filled()
 
 
 def _grown(old: mx.array | None, new: mx.array, end: int) -> mx.array:

@@ -9,11 +9,17 @@ accuracy, as long as a block of the array stays in the cache, and loops of numba
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_speech.layers.fused import fresh, kernels, slow_functions, view
+
+Array = Any
+"""An array of MLX's or of numpy's."""
 
 LOG2E = 1.4426950408889634
 _ADDED = 256  # terms that one sum takes, so that it loses nothing
@@ -71,8 +77,15 @@ def gelu(x: mx.array) -> mx.array:
     return _in_blocks(_gelu_rational, x)
 
 
-def logsumexp(x: mx.array) -> mx.array:
-    """Log Σ exp(x) over the last axis of a float32 array: (..., N) → (...)."""
+def module_of(x: Array) -> ModuleType:
+    """``numpy`` for an array of numpy's, ``mlx.core`` for one of MLX's: what is in both can be said for both."""
+    return np if isinstance(x, np.ndarray) else mx
+
+
+def logsumexp(x: Array) -> Array:
+    """Log Σ exp(x) over the last axis of a float32 array of MLX's or numpy's: (..., N) → (...)."""
+    if isinstance(x, np.ndarray):
+        return _logsumexp_host(x)
     if not slow_functions() or x.size <= _FEW:
         return mx.logsumexp(x, axis=-1)
     top = mx.max(x, axis=-1, keepdims=True)
@@ -82,6 +95,17 @@ def logsumexp(x: mx.array) -> mx.array:
     sums = mx.sum(terms[..., :whole].reshape(*terms.shape[:-1], -1, _ADDED), axis=-1)
     total = mx.sum(sums, axis=-1) + mx.sum(terms[..., whole:], axis=-1)
     return mx.log(total) + top.squeeze(-1)
+
+
+def _logsumexp_host(x: np.ndarray) -> np.ndarray:
+    top = x.max(axis=-1)
+    rows, tops = x.reshape(-1, x.shape[-1]), top.reshape(-1)
+    loops = kernels()
+    if loops:
+        sums = [loops.exp_sum(row, t) for row, t in zip(rows, tops, strict=True)]
+    else:
+        sums = [np.exp(row - t).sum() for row, t in zip(rows, tops, strict=True)]
+    return np.asarray(np.log(np.array(sums, np.float32)).reshape(top.shape) + top)
 
 
 def _gelu_rational(x: mx.array) -> mx.array:

@@ -31,10 +31,19 @@ def kernels() -> ModuleType | None:
     return _loops() if slow_functions() else None
 
 
-@functools.cache
+def decoding() -> ModuleType | None:
+    """:mod:`mlx_speech.layers._decoding`, under the same conditions."""
+    return _compiled("_decoding") if kernels() else None
+
+
 def _loops() -> ModuleType | None:
+    return _compiled("_loops")
+
+
+@functools.cache
+def _compiled(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module("mlx_speech.layers._loops")
+        return importlib.import_module(f"mlx_speech.layers.{name}")
     except ImportError:  # not installed, or for another numpy than the one that is
         return None
 

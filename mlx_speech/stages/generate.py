@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_speech.errors import OptionError
-from mlx_speech.layers.elementwise import logsumexp
-from mlx_speech.models.whisper import DecoderState, Whisper
+from mlx_speech.layers.elementwise import Array, logsumexp, module_of
+from mlx_speech.models.whisper import Whisper
 from mlx_speech.stages.prompt import Prompt
 from mlx_speech.stages.rules import NEVER, Rules
+from mlx_speech.stages.steps import Steps, begin
 
 _DROP = 4  # finished windows leave the batch once they are a quarter of it: their removal copies the rest
 _BLOCK = 256  # tokens whose best is looked for together
@@ -59,45 +61,33 @@ def generate(model: Whisper, features: mx.array, prompt: Prompt, rules: Rules) -
     """
     options = rules.options
     limit = _limit(model, options.max_tokens, prompt)
-    state = model.start(features)
-    hidden = model.step(mx.array(prompt.rows, mx.int32), state)
-    silence = _no_speech(model, rules.special.no_speech, hidden[:, prompt.start])
     beams = options.beam_size if not rules.temperature else 1
     width = beams if beams > 1 else options.best_of if rules.temperature else 1
-    last = hidden[:, -1]
-    if width > 1:
-        state, last = state.repeat(width), mx.repeat(last, width, axis=0)
-    run = _Run(model, rules, limit, width, state, model.logits(last))
-    found = _beam_search(run, options.patience) if beams > 1 else _draw(run)
-    chances = np.array(silence).tolist()
+    with begin(model, features, prompt, width, limit) as steps:
+        silence = _no_speech(steps, rules.special.no_speech)
+        run = _Run(steps, rules, limit)
+        found = _beam_search(run, options.patience) if beams > 1 else _draw(run)
+        chances = np.array(silence).tolist()
     return [
         Generated(_best(group, options.length_penalty), chance)
         for group, chance in zip(found, chances, strict=True)
     ]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Run:
-    """What a loop carries from step to step; ``width`` rows a window."""
+    """What a loop works with: the steps, the rules, and how many tokens there may be."""
 
-    model: Whisper
+    steps: Steps
     rules: Rules
     limit: int
-    width: int
-    state: DecoderState
-    logits: mx.array
 
-    def step(self, token: mx.array) -> None:
-        """Feed each row its token (B,)."""
-        self.logits = self.model.logits(self.model.step(token[:, None], self.state)[:, -1])
-
-    def keep(self, windows: np.ndarray) -> mx.array:
+    def keep(self, windows: np.ndarray) -> Array:
         """Go on with some windows (bool, one a window) alone; their rows."""
-        index = np.flatnonzero(windows)
-        rows = mx.array((index[:, None] * self.width + np.arange(self.width)).reshape(-1))
-        self.state = self.state.take(rows, mx.array(index))
+        index, width = np.flatnonzero(windows), self.steps.width
+        rows = self.steps.xp.array((index[:, None] * width + np.arange(width)).reshape(-1))
+        self.steps.keep(rows, index)
         self.rules.keep(rows)
-        self.logits = self.logits[rows]
         return rows
 
 
@@ -113,10 +103,9 @@ def _limit(model: Whisper, max_tokens: int | None, prompt: Prompt) -> int:
     return min(max_tokens or context // 2, room)
 
 
-def _no_speech(model: Whisper, token: int, hidden: mx.array) -> mx.array:
+def _no_speech(steps: Steps, token: int) -> Array:
     """Probability (W,) of no speech, read where the start token was."""
-    logits = model.logits(hidden)
-    return mx.exp(logits[:, token] - logsumexp(logits))
+    return steps.xp.exp(steps.at_start[:, token] - logsumexp(steps.at_start))
 
 
 def _best(group: Sequence[Hypothesis], length_penalty: float | None) -> Hypothesis:
@@ -140,24 +129,25 @@ def _few_left(finished: np.ndarray) -> bool:
 
 def _draw(run: _Run) -> list[list[Hypothesis]]:
     """Greedy, or at a temperature sampled: ``width`` hypotheses for each window."""
-    eot, count = run.rules.special.eot, run.logits.shape[0]
+    steps, xp = run.steps, run.steps.xp
+    eot, count = run.rules.special.eot, steps.logits.shape[0]
     written = np.full((count, run.limit), eot, np.int32)
     sums = np.zeros(count, np.float32)
     rows = np.arange(count)  # those still in the batch
-    done, total = mx.zeros((count,), mx.bool_), mx.zeros((count,))
-    steps: list[tuple[np.ndarray, mx.array]] = []
+    done, total = xp.zeros((count,), xp.bool_), xp.zeros((count,), xp.float32)
+    drawn: list[tuple[np.ndarray, Array]] = []
     for number in range(run.limit):
-        token, logprob = run.rules.choose(run.logits)
-        token = mx.where(done, eot, token)
-        total = total + mx.where(done, 0.0, logprob)
+        token, logprob = run.rules.choose(steps.logits)
+        token = xp.where(done, eot, token)
+        total = total + xp.where(done, 0.0, logprob)
         before, done = done, done | (token == eot)
-        steps.append((rows, token))
+        drawn.append((rows, token))
         if number + 1 < run.limit:
-            run.step(token)
-        mx.async_eval(run.logits, done, total)
+            steps.feed(token)
+        steps.launch(done, total)
         if not number:
             continue
-        finished: np.ndarray = np.all(np.array(before).reshape(-1, run.width), axis=1)
+        finished: np.ndarray = np.all(np.array(before).reshape(-1, steps.width), axis=1)
         if finished.all():
             break
         if _few_left(finished):
@@ -165,10 +155,10 @@ def _draw(run: _Run) -> list[list[Hypothesis]]:
             kept = run.keep(~finished)
             done, total, rows = done[kept], total[kept], rows[np.array(kept)]
     sums[rows] = np.array(total)
-    for number, (at, token) in enumerate(steps):
+    for number, (at, token) in enumerate(drawn):
         written[at, number] = np.array(token)
     found = [_hypothesis(written[n], float(sums[n]), eot) for n in range(count)]
-    return [found[n : n + run.width] for n in range(0, count, run.width)]
+    return [found[n : n + steps.width] for n in range(0, count, steps.width)]
 
 
 def _hypothesis(row: np.ndarray, logprob: float, eot: int) -> Hypothesis:
@@ -213,25 +203,27 @@ class _Window:
 
 
 def _beam_search(run: _Run, patience: float) -> list[list[Hypothesis]]:
-    """The original's search. Which beams go on is settled on the device; the host keeps the books."""
-    width, eot = run.width, run.rules.special.eot
-    count = run.logits.shape[0] // width
+    """``width`` hypotheses side by side for each window. The device chooses; the host keeps the books."""
+    steps, xp = run.steps, run.steps.xp
+    width, eot = steps.width, run.rules.special.eot
+    count = steps.logits.shape[0] // width
     wanted = round(width * patience)
     windows = [_Window(width, max(wanted, 1)) for _ in range(count)]
     live = np.arange(count)
     # at first a window's beams are all the same: only one may go on
-    sums = mx.broadcast_to(mx.where(mx.arange(width) == 0, 0.0, NEVER * 1e3), (count, width))
-    pending: list[tuple[np.ndarray, tuple[mx.array, ...]]] = []
+    first = xp.array(np.where(np.arange(width) == 0, 0.0, NEVER * 1e3).astype(np.float32))
+    sums = xp.broadcast_to(first, (count, width))
+    pending: list[tuple[np.ndarray, tuple[Array, ...]]] = []
     for number in range(run.limit):
-        ranked = _rank(run.rules.candidates(run.logits), sums)
-        tokens, sources, sums = _go_on(ranked, width, eot)
-        rows = (mx.arange(len(live))[:, None] * width + sources).reshape(-1)
+        ranked = _rank(run.rules.candidates(steps.logits), sums, xp)
+        tokens, sources, sums = _go_on(ranked, width, eot, xp)
+        rows = (xp.arange(len(live))[:, None] * width + sources).reshape(-1)
         run.rules.keep(rows)
         run.rules.advance(tokens.reshape(-1))
         if number + 1 < run.limit:
-            run.state = run.state.take(rows)
-            run.step(tokens.reshape(-1))
-        mx.async_eval(run.logits, sums, *ranked)
+            steps.reorder(rows)
+            steps.feed(tokens.reshape(-1))
+        steps.launch(sums, *ranked)
         pending.append((live, ranked))
         if len(pending) == 1:
             continue
@@ -241,54 +233,55 @@ def _beam_search(run: _Run, patience: float) -> list[list[Hypothesis]]:
             return [w.hypotheses() for w in windows]
         if _few_left(finished):
             run.keep(~finished)
-            sums, live = sums[mx.array(np.flatnonzero(~finished))], live[~finished]
+            sums, live = sums[xp.array(np.flatnonzero(~finished))], live[~finished]
     for left in pending:
         _keep_books(windows, *left, eot)
     return [w.hypotheses() for w in windows]
 
 
-def _rank(logprobs: mx.array, sums: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+def _rank(logprobs: Array, sums: Array, xp: ModuleType) -> tuple[Array, Array, Array]:
     """Each window's candidates, best first: tokens, the beams they go on from, and sums, (W, K·(K+1))."""
     count, width = sums.shape
     scores, tokens = largest(logprobs, width + 1)
     joint = (sums.reshape(-1, 1) + scores).reshape(count, -1)
-    order = mx.argsort(-joint, axis=-1)
-    tokens = mx.take_along_axis(tokens.reshape(count, -1), order, axis=-1)
-    return tokens, order // (width + 1), mx.take_along_axis(joint, order, axis=-1)
+    order = xp.argsort(-joint, axis=-1)
+    tokens = xp.take_along_axis(tokens.reshape(count, -1), order, axis=-1)
+    return tokens, order // (width + 1), xp.take_along_axis(joint, order, axis=-1)
 
 
 def _go_on(
-    ranked: tuple[mx.array, mx.array, mx.array], width: int, eot: int
-) -> tuple[mx.array, mx.array, mx.array]:
+    ranked: tuple[Array, Array, Array], width: int, eot: int, xp: ModuleType
+) -> tuple[Array, Array, Array]:
     """The best that do not end: (W, K) tokens, beams they go on from, and sums."""
     size = ranked[0].shape[1]
-    place = mx.where(ranked[0] == eot, size, 0) + mx.arange(size)
-    chosen = mx.argsort(place, axis=-1)[:, :width]
-    tokens, sources, sums = (mx.take_along_axis(x, chosen, axis=-1) for x in ranked)
+    place = xp.where(ranked[0] == eot, size, 0) + xp.arange(size)
+    chosen = xp.argsort(place, axis=-1)[:, :width]
+    tokens, sources, sums = (xp.take_along_axis(x, chosen, axis=-1) for x in ranked)
     return tokens, sources, sums
 
 
-def _keep_books(windows: Sequence[_Window], live: np.ndarray, ranked: tuple[mx.array, ...], eot: int) -> None:
+def _keep_books(windows: Sequence[_Window], live: np.ndarray, ranked: tuple[Array, ...], eot: int) -> None:
     arrays = [np.array(x) for x in ranked]
     for row, n in enumerate(live):
         if not windows[n].complete:
             windows[n].update(*(x[row] for x in arrays), eot)
 
 
-def largest(x: mx.array, count: int) -> tuple[mx.array, mx.array]:
+def largest(x: Array, count: int) -> tuple[Array, Array]:
     """The ``count`` largest of each row of (B, V), in no order: values and int32 indices (B, count).
 
     They lie in the ``count`` blocks with the largest maxima: only those are searched.
     """
+    xp = module_of(x)
     rows, size = x.shape
     spare = -size % _BLOCK
     if spare:
-        x = mx.concatenate([x, mx.full((rows, spare), -mx.inf, x.dtype)], axis=-1)
+        x = xp.concatenate([x, xp.full((rows, spare), -xp.inf, x.dtype)], axis=-1)
     blocks = x.reshape(rows, -1, _BLOCK)
     count = min(count, size)
     few = min(count, blocks.shape[1])
-    best = mx.argpartition(-mx.max(blocks, axis=-1), few - 1, axis=-1)[:, :few]
-    some = mx.take_along_axis(blocks, best[..., None], axis=1).reshape(rows, -1)
-    at = mx.argpartition(-some, count - 1, axis=-1)[:, :count]
-    index = mx.take_along_axis(best, at // _BLOCK, axis=-1) * _BLOCK + at % _BLOCK
-    return mx.take_along_axis(some, at, axis=-1), index.astype(mx.int32)
+    best = xp.argpartition(-xp.max(blocks, axis=-1), few - 1, axis=-1)[:, :few]
+    some = xp.take_along_axis(blocks, best[..., None], axis=1).reshape(rows, -1)
+    at = xp.argpartition(-some, count - 1, axis=-1)[:, :count]
+    index = xp.take_along_axis(best, at // _BLOCK, axis=-1) * _BLOCK + at % _BLOCK
+    return xp.take_along_axis(some, at, axis=-1), index.astype(xp.int32)

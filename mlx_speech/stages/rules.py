@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_speech.layers.elementwise import logsumexp
+from mlx_speech.layers.elementwise import Array, logsumexp, module_of
 from mlx_speech.models.whisper import Whisper
 from mlx_speech.stages.options import DecodeOptions
 from mlx_speech.stages.tokenizer import NUM_TIMESTAMPS, TIME_PRECISION, Tokenizer
@@ -27,13 +28,13 @@ NEVER = -1e9  # a finite stand-in for -inf: differences of it stay numbers
 class _Progress:
     """What the rules remember of each row: its last two tokens, its last timestamp and all of its tokens."""
 
-    last: mx.array
-    before: mx.array
-    stamp: mx.array
+    last: Array
+    before: Array
+    stamp: Array
     step: int = 0
-    history: mx.array | None = None
+    history: Array | None = None
 
-    def take(self, rows: mx.array) -> _Progress:
+    def take(self, rows: Array) -> _Progress:
         history = None if self.history is None else self.history[rows]
         return _Progress(self.last[rows], self.before[rows], self.stamp[rows], self.step, history)
 
@@ -47,17 +48,28 @@ class _Parts:
     ``total`` is the logarithm of the sum over everything.
     """
 
-    words: mx.array
-    rest: mx.array
-    stamps: mx.array | None
-    words_penalty: mx.array | float
-    penalty: mx.array | float
-    total: mx.array
-    best_word: mx.array | None
+    words: Array
+    rest: Array
+    stamps: Array | None
+    words_penalty: Array | float
+    penalty: Array | float
+    total: Array
+    best_word: Array | None
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What is added to words and to the rest, at first and later; and the timestamps' numbers."""
+
+    word: Array
+    first_word: Array
+    rest: Array
+    first_rest: Array
+    stamps: Array
 
 
 class Rules:
-    """Which tokens may come next.
+    """Which tokens may come next, by arrays of MLX's or of numpy's: answers are what the scores are.
 
     The vocabulary falls into words, the end token with the other special ones, and timestamps. Each part is
     masked, reduced and compared by itself, so that no array of the vocabulary's width is selected from: that
@@ -71,15 +83,24 @@ class Rules:
         never = [*(config.suppress_tokens if options.suppress_symbols else ()), *options.suppress_tokens]
         if options.suppress_numerals:
             never += tokenizer.numerals
-        self._word_mask = _mask(special.eot, never)
-        self._first_word_mask = _mask(special.eot, (*never, *config.begin_suppress_tokens))
+        word_mask = _mask(special.eot, never)
+        first_word_mask = _mask(special.eot, (*never, *config.begin_suppress_tokens))
         unsaid = [t - special.eot for t in tokenizer.never_sampled]
         between = special.timestamp_begin - special.eot
         # languages compete with the end as in the original, though none is ever written
-        self._rest_mask = _mask(between, unsaid)
+        rest_mask = _mask(between, unsaid)
         ends_first = special.eot not in config.begin_suppress_tokens
-        self._first_rest_mask = _mask(between, unsaid if ends_first else (0, *unsaid))
-        self._stamps = mx.arange(NUM_TIMESTAMPS)
+        first_rest_mask = _mask(between, unsaid if ends_first else (0, *unsaid))
+        self._tables = {
+            xp: _Tables(
+                xp.array(word_mask),
+                xp.array(first_word_mask),
+                xp.array(rest_mask),
+                xp.array(first_rest_mask),
+                xp.arange(NUM_TIMESTAMPS),
+            )
+            for xp in (np, mx)
+        }
         self._remembers = options.repetition_penalty != 1.0 or options.no_repeat_ngram_size > 0
         self.restart(0.0, 0)
 
@@ -89,88 +110,92 @@ class Rules:
         self._key = mx.random.key(seed)
         self._progress: _Progress | None = None
 
-    def keep(self, rows: mx.array) -> None:
+    def keep(self, rows: Array) -> None:
         """Go on with these rows (N,) alone, in this order."""
         if self._progress is not None:
             self._progress = self._progress.take(rows)
 
-    def choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+    def choose(self, logits: Array) -> tuple[Array, Array]:
         """The next token of each row (B,) int32 and its log-probability (B,), from logits (B, V) float32."""
         parts = self._parts(logits)
         token, score = self._pick(parts)
         self.advance(token)
         return token, score - parts.total
 
-    def candidates(self, logits: mx.array) -> mx.array:
+    def candidates(self, logits: Array) -> Array:
         """Log-probabilities (B, V) of all tokens, about ``NEVER`` where one may not come; a beam's choice."""
         parts = self._parts(logits)
+        xp = module_of(logits)
         begin = self.special.timestamp_begin - self.special.eot
-        only_end = mx.where(mx.arange(begin) == 0, parts.rest, NEVER)
+        only_end = xp.where(xp.arange(begin) == 0, parts.rest, NEVER)
         stamps = parts.stamps
         if stamps is None:
-            stamps = mx.full((logits.shape[0], NUM_TIMESTAMPS), NEVER)
+            stamps = xp.full((logits.shape[0], NUM_TIMESTAMPS), NEVER, xp.float32)
         words_off = _column(parts.words_penalty) + _column(parts.penalty) - parts.total[:, None]
         rest_off = _column(parts.penalty) - parts.total[:, None]
-        return mx.concatenate(
+        return xp.concatenate(
             [parts.words + words_off, only_end + rest_off, stamps - parts.total[:, None]], axis=-1
         )
 
-    def advance(self, token: mx.array) -> None:
+    def advance(self, token: Array) -> None:
         """Remember that each row was given a token (B,)."""
-        now = self._progress or self._begin(token.shape[0])
+        xp = module_of(token)
+        now = self._progress or self._begin(token.shape[0], xp)
         begin = self.special.timestamp_begin
-        stamp = mx.where(token >= begin, token - begin, now.stamp)
+        stamp = xp.where(token >= begin, token - begin, now.stamp)
         history = now.history
         if self._remembers:
-            history = token[:, None] if history is None else mx.concatenate([history, token[:, None]], axis=1)
+            history = token[:, None] if history is None else xp.concatenate([history, token[:, None]], axis=1)
         self._progress = _Progress(token, now.last, stamp, now.step + 1, history)
 
-    def _begin(self, batch: int) -> _Progress:
-        none = mx.zeros((batch,), mx.int32)
-        return _Progress(none, none, mx.full((batch,), -1, mx.int32))
+    def _begin(self, batch: int, xp: ModuleType = mx) -> _Progress:
+        none = xp.zeros((batch,), xp.int32)
+        return _Progress(none, none, xp.full((batch,), -1, xp.int32))
 
-    def _parts(self, logits: mx.array) -> _Parts:
-        now = self._progress or self._begin(logits.shape[0])
+    def _parts(self, logits: Array) -> _Parts:
+        xp = module_of(logits)
+        now, tables = self._progress or self._begin(logits.shape[0], xp), self._tables[xp]
         eot, begin = self.special.eot, self.special.timestamp_begin
         first = now.step == 0
         if now.history is not None:
-            logits = self._without_repetition(logits, now.history)
-        words = logits[:, :eot] + (self._first_word_mask if first else self._word_mask)
-        rest = logits[:, eot:begin] + (self._first_rest_mask if first else self._rest_mask)
+            again = self._without_repetition(mx.array(logits), mx.array(now.history))
+            logits = again if xp is mx else np.array(again)
+        words = logits[:, :eot] + (tables.first_word if first else tables.word)
+        rest = logits[:, eot:begin] + (tables.first_rest if first else tables.rest)
         if not self.options.timestamps:
-            total = mx.logaddexp(logsumexp(words), logsumexp(rest))
+            total = xp.logaddexp(logsumexp(words), logsumexp(rest))
             return _Parts(words, rest, None, 0.0, 0.0, total, None)
-        allowed, words_penalty = self._timestamp_rules(now)
-        stamps = mx.where(allowed, logits[:, begin:], NEVER)
+        allowed, words_penalty = self._timestamp_rules(now, tables.stamps)
+        stamps = xp.where(allowed, logits[:, begin:], NEVER)
         if first:
             rest = rest + NEVER
-        best_word = mx.max(words, axis=-1) + words_penalty
+        best_word = xp.max(words, axis=-1) + words_penalty
         # a timestamp comes where all of them together outweigh the likeliest of the others
         stamps_total = logsumexp(stamps)
-        penalty = mx.where(stamps_total > mx.maximum(best_word, mx.max(rest, axis=-1)), NEVER, 0.0)
-        others = mx.logaddexp(logsumexp(words) + words_penalty, logsumexp(rest)) + penalty
+        penalty = xp.where(stamps_total > xp.maximum(best_word, xp.max(rest, axis=-1)), NEVER, 0.0)
+        others = xp.logaddexp(logsumexp(words) + words_penalty, logsumexp(rest)) + penalty
         return _Parts(
-            words, rest, stamps, words_penalty, penalty, mx.logaddexp(others, stamps_total), best_word
+            words, rest, stamps, words_penalty, penalty, xp.logaddexp(others, stamps_total), best_word
         )
 
-    def _timestamp_rules(self, now: _Progress) -> tuple[mx.array, mx.array | float]:
+    def _timestamp_rules(self, now: _Progress, stamps: Array) -> tuple[Array, Array | float]:
         """Timestamps that may come (B or 1, 1501), and a penalty (B,) where words may not.
 
         Timestamps stand in pairs, but for the first and the last; they never go back, nor close a phrase
         of no length.
         """
-        begin = self.special.timestamp_begin
+        xp, begin = module_of(stamps), self.special.timestamp_begin
         if now.step == 0:
             latest = round(self.options.max_initial_timestamp / TIME_PRECISION)
-            return (self._stamps <= latest)[None], NEVER
+            return (stamps <= latest)[None], NEVER
         last = now.last >= begin
-        before = (now.before >= begin) if now.step > 1 else mx.ones_like(last)
-        opened = last & mx.logical_not(before)  # one timestamp after words: its twin or the end must follow
-        floor = mx.where(opened, now.stamp, now.stamp + 1)
-        floor = mx.where(last & before, NUM_TIMESTAMPS, floor)
-        return self._stamps[None] >= floor[:, None], mx.where(opened, NEVER, 0.0)
+        before = (now.before >= begin) if now.step > 1 else xp.ones_like(last)
+        opened = last & xp.logical_not(before)  # one timestamp after words: its twin or the end must follow
+        floor = xp.where(opened, now.stamp, now.stamp + 1)
+        floor = xp.where(last & before, NUM_TIMESTAMPS, floor)
+        return stamps[None] >= floor[:, None], xp.where(opened, NEVER, 0.0)
 
-    def _without_repetition(self, logits: mx.array, history: mx.array) -> mx.array:
+    def _without_repetition(self, logits: Array, history: mx.array) -> Array:
         """Words written before become less likely; words that would repeat a run of them never come."""
         penalty, size = self.options.repetition_penalty, self.options.no_repeat_ngram_size
         if penalty != 1.0:
@@ -188,9 +213,9 @@ class Rules:
             logits = logits.at[rows, history[:, size - 1 :]].add(mx.where(again, NEVER, 0.0))
         return logits
 
-    def _pick(self, parts: _Parts) -> tuple[mx.array, mx.array]:
+    def _pick(self, parts: _Parts) -> tuple[Array, Array]:
         """First which part, then which token of it: the same as one choice over all of them."""
-        special = self.special
+        special, xp = self.special, module_of(parts.words)
         word, end = self._draw(parts.words), parts.rest[:, 0] + parts.penalty
         if self.temperature or parts.best_word is None:
             word_score = _at(parts.words, word) + parts.words_penalty + parts.penalty
@@ -199,38 +224,40 @@ class Rules:
         weigh = self._share if self.temperature else None
         word_weight = weigh(parts.words) + parts.words_penalty + parts.penalty if weigh else word_score
         if parts.stamps is None:
-            part = self._draw(mx.stack([word_weight, end], axis=-1))
-            token = mx.where(part == 0, word, special.eot)
-            return token.astype(mx.int32), mx.where(part == 0, word_score, end)
+            part = self._draw(xp.stack([word_weight, end], axis=-1))
+            token = xp.where(part == 0, word, special.eot)
+            return token.astype(xp.int32), xp.where(part == 0, word_score, end)
         stamp = self._draw(parts.stamps)
         stamp_score = _at(parts.stamps, stamp)
         stamp_weight = weigh(parts.stamps) if weigh else stamp_score
-        part = self._draw(mx.stack([word_weight, end, stamp_weight], axis=-1))
-        token = mx.where(part == 0, word, mx.where(part == 1, special.eot, special.timestamp_begin + stamp))
-        score = mx.where(part == 0, word_score, mx.where(part == 1, end, stamp_score))
-        return token.astype(mx.int32), score
+        part = self._draw(xp.stack([word_weight, end, stamp_weight], axis=-1))
+        token = xp.where(part == 0, word, xp.where(part == 1, special.eot, special.timestamp_begin + stamp))
+        score = xp.where(part == 0, word_score, xp.where(part == 1, end, stamp_score))
+        return token.astype(xp.int32), score
 
-    def _share(self, scores: mx.array) -> mx.array:
+    def _share(self, scores: Array) -> Array:
         """The score that a part as a whole has when one of it is drawn by weight."""
         return logsumexp(scores / self.temperature) * self.temperature
 
-    def _draw(self, scores: mx.array) -> mx.array:
+    def _draw(self, scores: Array) -> Array:
         """The best of each row (B,), or at a temperature one drawn by weight."""
+        xp = module_of(scores)
         if not self.temperature:
-            return mx.argmax(scores, axis=-1)
+            return xp.argmax(scores, axis=-1)
         self._key, now = mx.random.split(self._key)
-        return mx.random.categorical(scores / self.temperature, axis=-1, key=now)
+        drawn = mx.random.categorical(mx.array(scores) / self.temperature, axis=-1, key=now)
+        return drawn if xp is mx else np.array(drawn)
 
 
-def _mask(size: int, tokens: Sequence[int]) -> mx.array:
+def _mask(size: int, tokens: Sequence[int]) -> np.ndarray:
     mask = np.zeros(size, np.float32)
     mask[[t for t in tokens if 0 <= t < size]] = NEVER
-    return mx.array(mask)
+    return mask
 
 
-def _at(values: mx.array, index: mx.array) -> mx.array:
-    return mx.take_along_axis(values, index[:, None], axis=-1).squeeze(-1)
+def _at(values: Array, index: Array) -> Array:
+    return module_of(values).take_along_axis(values, index[:, None], axis=-1).squeeze(-1)
 
 
-def _column(x: mx.array | float) -> mx.array | float:
-    return x[:, None] if isinstance(x, mx.array) else x
+def _column(x: Array | float) -> Array | float:
+    return x[:, None] if not isinstance(x, float) else x
