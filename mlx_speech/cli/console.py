@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -62,9 +63,14 @@ def progress(name: str, quiet: bool, *, lines: bool = False) -> Iterator[Progres
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(name)
+        before = ""
 
         def report(stage: str, done: float, total: float) -> None:
-            bar.update(task, description=f"{name}: {STAGES[stage]}", completed=done, total=total or 1.0)
+            nonlocal before
+            if stage != before:  # each has a speed of its own, which the time left follows from
+                bar.reset(task, total=total or 1.0, description=f"{name}: {STAGES[stage]}")
+                before = stage
+            bar.update(task, completed=done, total=total or 1.0)
 
         yield report
 
@@ -110,9 +116,16 @@ def clock(seconds: float) -> str:
     return f"{hours:d}:{minutes:02d}:{rest:05.2f}" if hours else f"{minutes:02d}:{rest:05.2f}"
 
 
+def count(number: int, thing: str) -> str:
+    """``1 word``, ``2 words``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def run(application: typer.Typer) -> None:
     """Run a command; what this library raises on purpose is told in one line, not as a traceback."""
     warnings.showwarning = _show_warning
+    if {"-h", "--help"} & set(sys.argv):
+        _show_whole_names()
     try:
         application(translated(sys.argv[1:]))
     except OptionError as error:
@@ -121,6 +134,22 @@ def run(application: typer.Typer) -> None:
     except MLXSpeechError as error:
         complain(str(error))
         sys.exit(FAILED)
+
+
+def _show_whole_names() -> None:
+    """Have --help fold an option's name that a narrow terminal has no room for, where typer cuts it off."""
+    from typer import rich_utils
+
+    for name in ("highlighter", "negative_highlighter"):
+        plain = getattr(rich_utils, name, None)
+        if plain is not None:
+            setattr(rich_utils, name, partial(_folded, plain))
+
+
+def _folded(highlighter: Callable[[str], Text], name: str) -> Text:
+    text = highlighter(name)
+    text.overflow = "fold"
+    return text
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

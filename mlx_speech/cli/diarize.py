@@ -9,9 +9,18 @@ from typing import Annotated
 import typer
 
 from mlx_speech import Diarization, DiarizeOptions, Diarizer, MLXSpeechError
-from mlx_speech.cli.console import FAILED, app, clock, complain_of, errors, out, progress
+from mlx_speech.cli.console import FAILED, app, clock, complain_of, count, errors, out, progress
 from mlx_speech.cli.formats import parse_formats
-from mlx_speech.cli.options import Dir, Files, Identify, IdentifyThreshold, MaxMemory, Quiet, targets_for
+from mlx_speech.cli.options import (
+    Dir,
+    Files,
+    Identify,
+    IdentifyThreshold,
+    MaxMemory,
+    Quiet,
+    targets_for,
+    there_is_one,
+)
 from mlx_speech.cli.speakers import diarizer_for, tell_identities
 from mlx_speech.pipeline import DEFAULT_EMBEDDING, DEFAULT_SEGMENTATION
 from mlx_speech.stages.diarize import DEFAULT_PRESET, PRESETS, preset
@@ -59,6 +68,7 @@ def diarize(
     }
     options = preset(preset_name, **{name: value for name, value in wishes.items() if value is not None})
     targets = targets_for(files, output_dir)
+    there_is_one(files)
     diarizer = diarizer_for(identify, identify_threshold, segmentation, embedding)
     prepare_folder(output_dir)
     failed = False
@@ -88,8 +98,8 @@ def _diarize_one(diarizer: Diarizer, file: Path, options: DiarizeOptions, quiet:
     took = perf_counter() - started
     speed = diarization.duration / took if took else 0.0
     errors.print(
-        f"{file.name}: {clock(diarization.duration)} of audio, {len(diarization.speakers)} speakers, "
-        f"{len(diarization.turns)} turns, {took:.1f} s ({speed:.1f} × real time)",
+        f"{file.name}: {clock(diarization.duration)} of audio, {count(len(diarization.speakers), 'speaker')}, "
+        f"{count(len(diarization.turns), 'turn')}, {took:.1f} s ({speed:.1f} × real time)",
         markup=False,
     )
     tell_identities(diarization)

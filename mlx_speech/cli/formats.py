@@ -24,7 +24,9 @@ Formats = Annotated[
         "--format",
         "-f",
         "--output-format",
-        help=f"Comma-separated: {', '.join(WRITERS)}; or {ALL}, which are those the result has the data for.",
+        help=f"Comma-separated: {', '.join(WRITERS)}; or {ALL}, which are those the result has the data for. By "
+        f"default {DEFAULT_FORMATS.replace(',', ', ')}.",
+        show_default=False,
     ),
 ]
 
@@ -94,6 +96,20 @@ def parse_formats(text: str, writers: Mapping[str, object] = WRITERS) -> list[st
     if ALL in given:
         return [ALL] if writers is WRITERS else list(writers)
     return [known[n] for n in given]
+
+
+def check_formats(formats: list[str], *, words: bool, speakers: bool) -> None:
+    """Refuse a format before any work that the transcript will lack something for.
+
+    Raises:
+        OptionError: names the format, and the option that is missing.
+    """
+    for name in formats:
+        needs = WRITERS[name].needs if name in WRITERS else None
+        if needs == "speakers" and not speakers:
+            raise OptionError(f"--format {name} is made of speakers' turns: add --diarize")
+        if needs == "words" and not words:
+            raise OptionError(f"--format {name} is made of words' times: leave out --no-words")
 
 
 def write_all(

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from mlx_speech.errors import OptionError
+from mlx_speech.audio import checked_path
+from mlx_speech.cli.console import FAILED, complain_of
+from mlx_speech.errors import AudioError, OptionError
 from mlx_speech.memory import limit_memory
 
 
@@ -72,6 +74,20 @@ IdentifyThreshold = Annotated[
         rich_help_panel="Speakers",
     ),
 ]
+
+
+def there_is_one(files: list[Path]) -> None:
+    """Load no models, and download none, for nothing: if none of the files is there, name them and exit."""
+    wrong: list[tuple[Path, AudioError]] = []
+    for file in files:
+        try:
+            checked_path(file)
+            return
+        except AudioError as error:
+            wrong.append((file, error))
+    for file, problem in wrong:
+        complain_of(file, problem)
+    raise typer.Exit(FAILED)
 
 
 def targets_for(files: list[Path], folder: Path) -> dict[Path, Path]:

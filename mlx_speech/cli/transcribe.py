@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,27 @@ from mlx_speech import (
     Transcript,
 )
 from mlx_speech.cli.bench import Stopwatch
-from mlx_speech.cli.console import FAILED, SUSPICIOUS, app, clock, complain_of, errors, out, progress, told_to
+from mlx_speech.cli.console import (
+    FAILED,
+    SUSPICIOUS,
+    app,
+    clock,
+    complain_of,
+    count,
+    errors,
+    out,
+    progress,
+    told_to,
+)
 from mlx_speech.cli.decoding import takes_decoding_options
-from mlx_speech.cli.formats import DEFAULT_FORMATS, Formats, parse_formats, takes_write_options, write_all
+from mlx_speech.cli.formats import (
+    DEFAULT_FORMATS,
+    Formats,
+    check_formats,
+    parse_formats,
+    takes_write_options,
+    write_all,
+)
 from mlx_speech.cli.groups import takes
 from mlx_speech.cli.options import (
     Dir,
@@ -37,6 +56,7 @@ from mlx_speech.cli.options import (
     Quiet,
     Verbose,
     targets_for,
+    there_is_one,
 )
 from mlx_speech.cli.speakers import diarizer_for, tell_identities
 from mlx_speech.pipeline import AUTO_VAD, DEFAULT_MODEL, TRANSCRIBE_SPEECH
@@ -86,6 +106,10 @@ _SPEAKER_CHOICES: dict[str, tuple[Any, Any]] = {
         None,
     ),
 }
+_KNOWN_CHOICES: dict[str, tuple[Any, Any]] = {
+    "identify": (Identify, False),
+    "identify_threshold": (IdentifyThreshold, THRESHOLD),
+}
 _SPEECH_CHOICES: dict[str, tuple[Any, Any]] = {
     "vad_threshold": (
         _option(float, "Probability from which a moment is speech.", _SPEECH),
@@ -126,16 +150,18 @@ def _hearing(given: dict[str, Any]) -> SpeechOptions:
 
 
 @app.command()
-@takes("speakers", _SPEAKER_CHOICES, _diarizing)
-@takes("speech", _SPEECH_CHOICES, _hearing)
 @takes_decoding_options
 @takes_write_options
+@takes("speech", _SPEECH_CHOICES, _hearing)
+@takes("known", _KNOWN_CHOICES, lambda given: given["identify_threshold"] if given["identify"] else None)
+@takes("speakers", _SPEAKER_CHOICES, _diarizing)
 def transcribe(
     files: Files,
     how: WriteOptions,
     options: TranscribeOptions,
     speech: SpeechOptions,
     speakers: DiarizeOptions | None,
+    known: float | None,
     model: Model = DEFAULT_MODEL,
     output_dir: Dir = Path("."),
     format: Formats = DEFAULT_FORMATS,
@@ -147,8 +173,6 @@ def transcribe(
             rich_help_panel=_SPEECH,
         ),
     ] = AUTO_VAD,
-    identify: Identify = False,
-    identify_threshold: IdentifyThreshold = THRESHOLD,
     dtype: Annotated[
         Dtype | None, typer.Option(help="float32 on a CPU, float16 on a GPU by default.")
     ] = None,
@@ -170,19 +194,22 @@ def transcribe(
 ) -> None:
     """Transcribe recordings: words with times and speakers, as text, JSON, subtitles and a page to play.
 
-    A file that cannot be read is named at the end, and the others are done; the exit code is then 1. With
-    --strict it is 3 where speech has no words, words have no speech, text loops or word times are guesses.
+    A file that cannot be read is named at the end, and the others are done;
+    the exit code is then 1. With --strict it is 3 where speech has no words,
+    words have no speech, text loops or word times are guesses.
     """  # fmt: skip
     formats = parse_formats(format)
-    if identify and speakers is None:
+    if known is not None and speakers is None:
         speakers = preset(DEFAULT_PRESET)
+    check_formats(formats, words=options.words, speakers=speakers is not None)
+    there_is_one(files)
     talk = Talk(quiet, verbose, print_progress)
     targets = targets_for(files, output_dir)
     transcriber = Transcriber.load(
         model,
         vad=vad,
         align=align if options.words else "none",
-        diarize=diarizer_for(identify, identify_threshold) if speakers else False,
+        diarize=diarizer_for(known is not None, known or THRESHOLD) if speakers else False,
         dtype=dtype.value if dtype else None,
     )
     prepare_folder(output_dir)
@@ -190,9 +217,8 @@ def transcribe(
     failed: list[Path] = []
     for file in files:
         try:
-            with Journal(
-                output_dir if resume else None
-            ) as journal:  # its parts stay until the results are there
+            # the parts of a journal stay until the results are there
+            with Journal(output_dir if resume else None) as journal, telling_of_parts(journal):
                 work = partial(
                     transcriber.transcribe, file, options, speech=speech, diarize=speakers, resume=journal
                 )
@@ -213,6 +239,18 @@ def transcribe(
         raise typer.Exit(SUSPICIOUS)
 
 
+@contextmanager
+def telling_of_parts(journal: Journal) -> Iterator[None]:
+    """On Ctrl-C, say that finished parts are there to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = journal.folder and any(p.suffix in (".json", ".npz") for p in journal.folder.iterdir())
+        where = f": what is finished stays in {journal.folder}, and the same command goes on from there"
+        errors.print(f"interrupted{where if kept else ''}", markup=False)
+        raise
+
+
 def _transcribe_one(work: Callable[..., Transcript], file: Path, talk: Talk) -> Transcript:
     """A recording's transcript, with its text and a summary on the way."""
     started = perf_counter()
@@ -226,10 +264,10 @@ def _transcribe_one(work: Callable[..., Transcript], file: Path, talk: Talk) -> 
         out.print(f"[{clock(segment.start)} → {clock(segment.end)}] {who}{segment.text}", markup=False)
     took = perf_counter() - started
     speed = transcript.duration / took if took else 0.0
-    people = f"{len(transcript.speakers)} speakers, " if transcript.diarization else ""
+    people = f"{count(len(transcript.speakers), 'speaker')}, " if transcript.diarization else ""
     errors.print(
         f"{file.name}: {clock(transcript.duration)} of audio, language {transcript.language or 'none'}, "
-        f"{people}{len(transcript.segments)} segments, {len(transcript.words)} words, "
+        f"{people}{count(len(transcript.segments), 'segment')}, {count(len(transcript.words), 'word')}, "
         f"{took:.1f} s ({speed:.1f} × real time)",
         markup=False,
     )
