@@ -175,6 +175,13 @@ def on_cpu() -> bool:
     return mx.default_device().type == mx.DeviceType.cpu
 
 
+def rounds_products() -> bool:
+    """Whether float32 products are rounded to TF32 before: on CUDA, unless ``MLX_ENABLE_TF32=0``."""
+    import mlx.core as mx
+
+    return not (on_cpu() or mx.metal.is_available()) and os.environ.get("MLX_ENABLE_TF32", "1") != "0"
+
+
 def on_host(named: Iterable[tuple[_Name, mx.array]]) -> Iterator[tuple[_Name, np.ndarray]]:
     """Arrays as numpy's, each with its name; a GPU computes the next one while the host has to do with this one.
 

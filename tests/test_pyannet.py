@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from mlx_speech.converters._read import open_tensors
 from mlx_speech.converters.pyannet import LIGHTNING
 from mlx_speech.errors import AudioError, CheckpointError
-from mlx_speech.layers import recurrence
+from mlx_speech.layers import recurrence, sincnet
 from mlx_speech.layers.lstm import LSTM, DeepLSTM, LSTMLayer
 from mlx_speech.layers.sincnet import receptive_field
 from mlx_speech.loading import load, open_checkpoint
@@ -78,6 +78,24 @@ def test_compiled_polynomial_and_plain_steps_agree(expected, monkeypatch, tiny):
     for least in (0, 1 << 40):
         monkeypatch.setattr("mlx_speech.layers.lstm._POLYNOMIAL", least)
         np.testing.assert_allclose(tiny(audio), whole, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+@pytest.mark.parametrize("samples", [16000, 16007, 15999])
+def test_sincnet_on_a_gpu_hears_the_same(bundled, monkeypatch, rounds, samples):
+    """The two ways of a GPU, run on the CPU: by convolutions, and by products."""
+    audio = mx.random.normal((2, samples), key=mx.random.key(0)) * 0.1
+    wanted = np.array(bundled.sincnet(audio))
+    monkeypatch.setattr(sincnet, "slow_functions", lambda: False)
+    for compiled, plain in (
+        ("_highest", sincnet._highest_of),
+        ("_highest_size", sincnet._highest_size_of),
+        ("_distance", sincnet._squared_distance),
+        ("_scale", sincnet._scaled),
+    ):
+        monkeypatch.setattr(sincnet, compiled, plain)  # compiling for a CPU takes a C++ compiler
+    monkeypatch.setattr("mlx_speech.runtime.rounds_products", lambda: rounds)
+    np.testing.assert_allclose(bundled.sincnet(audio), wanted, rtol=0, atol=2e-5)
 
 
 # --- the bundled weights ----------------------------------------------------------------------------------
