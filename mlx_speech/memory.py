@@ -46,11 +46,12 @@ def limit_memory(limit: int | str | None) -> None:
     _limit = value
     mx.set_cache_limit(cache_limit())
     if value is not None:
-        _keep_nothing()
+        _give_back_from(_LARGE)
         before = mx.set_memory_limit(value)
         _own = _own or before
     elif _own is not None:
         mx.set_memory_limit(_own)
+        _give_back_from(_LARGEST)
 
 
 def limited() -> bool:
@@ -101,13 +102,14 @@ def tidy() -> None:
         _LINUX.malloc_trim(0)
 
 
-def _keep_nothing() -> None:
-    """Have the C library give large blocks back as soon as they are free, which costs some speed."""
+def _give_back_from(size: int) -> None:
+    """Have the C library give blocks of that size back as soon as they are free, which costs some speed."""
     if _LINUX is not None:
-        _LINUX.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        _LINUX.mallopt(_M_MMAP_THRESHOLD, size)
 
 
 _M_MMAP_THRESHOLD, _LARGE = -3, 4 * MIB
+_LARGEST = 32 * MIB  # the most that GNU's C library takes, and comes to where large blocks come and go
 _LINUX = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 if not hasattr(_LINUX, "malloc_trim"):  # another C library than GNU's
     _LINUX = None

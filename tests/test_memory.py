@@ -52,6 +52,15 @@ def test_no_limit_gives_mlx_its_own_back(limit):
     assert fitting(1 << 40, 7) == 7
 
 
+@pytest.mark.skipif(memory._LINUX is None, reason="another C library")
+def test_no_limit_gives_the_c_library_its_speed_back(limit, monkeypatch):
+    told = []
+    monkeypatch.setattr(memory, "_give_back_from", told.append)
+    limit("2GB")
+    limit(None)
+    assert told == [4 * MIB, 32 * MIB]
+
+
 def test_batches_follow_the_limit(limit, whisper, monkeypatch):
     monkeypatch.setattr(transcribe, "_BESIDE", 100 * MIB)  # the tiny model takes next to nothing itself
     limit("1.1GB")
