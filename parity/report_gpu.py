@@ -34,32 +34,34 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def compared(ours: list[Line], theirs: list[Line], sections: Sequence[str]) -> str:
-    """What both sides measured alike, each in float32 and TF32; the ratio is to PyTorch's with equal products."""
+    """What both sides measured alike, a row for each way to round products."""
+    found: dict[tuple[str, str, str], dict[str, Line]] = {}
+    for side, lines in (("ours", ours), ("PyTorch", theirs)):
+        for m in (m for m in lines if m.get("section") in sections):
+            products = "float16" if m["section"] in HALF else PRODUCTS.get(m.get("tf32", ""), "")
+            network, _, what = (
+                m["what"].partition(": ") if m["section"] == "parts" else (m["section"], "", m["what"])
+            )
+            found.setdefault((network, what, products), {})[m.get("system", side)] = m
     rows = []
-    both = [("ours", m) for m in ours] + [("PyTorch", m) for m in theirs]
-    both = [(m.get("system", side), m) for side, m in both if m.get("section") in sections]
-    base = {(m["what"], m.get("tf32")): m["ms"] for side, m in both if side == "PyTorch"}
-    for what in dict.fromkeys(m["what"] for _, m in both):
-        for side, m in both:
-            if m["what"] == what:
-                products = "float16" if m["section"] in HALF else PRODUCTS.get(m.get("tf32", ""), "")
-                speed = f"{m['real_time']:.0f}" if "real_time" in m else ""
-                theirs_ms = base.get((what, m.get("tf32")))
-                ratio = f"{theirs_ms / m['ms']:.2f}" if theirs_ms and side != "PyTorch" else ""
-                error = f"{m['error']:.1e}" if "error" in m else ""
-                rows.append((m["section"], what, side, products, f"{m['ms']:.2f}", speed, ratio, error))
+    for (network, what, products), sides in found.items():
+        mine, other, plain = (sides.get(n) for n in ("ours", "PyTorch", "nn.LSTM"))
+        rows.append(
+            (
+                network, what, products, f"{mine['ms']:.2f}" if mine else "",
+                f"{mine['real_time']:.0f}" if mine and "real_time" in mine else "",
+                f"{other['ms']:.2f}" if other else "",
+                f"**{other['ms'] / mine['ms']:.2f}**" if mine and other else "",
+                f"{plain['ms']:.1f}" if plain else "",
+                f"{mine['error']:.1e}" if mine and "error" in mine else "",
+                f"{other['error']:.1e}" if other and "error" in other else "",
+            )
+        )  # fmt: skip
     header = (
-        "network",
-        "input",
-        "system",
-        "products",
-        "ms",
-        "× real time",
-        "PyTorch ÷ ours",
-        "error to float64",
-    )
-    drop = [n for n in range(len(header)) if not any(row[n] for row in rows)]
-    keep = [n for n in range(len(header)) if n not in drop]
+        "network", "what", "products", "ours, ms", "× real time", "PyTorch, ms", "PyTorch ÷ ours",
+        "`mlx.nn.LSTM`, ms", "our error to float64", "PyTorch's",
+    )  # fmt: skip
+    keep = [n for n in range(len(header)) if any(row[n] for row in rows)]
     return table([header[n] for n in keep], [[row[n] for n in keep] for row in rows]) if rows else ""
 
 
