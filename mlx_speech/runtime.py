@@ -218,6 +218,11 @@ def cores() -> int:
     return int(value)
 
 
+def free_cores() -> int:
+    """:func:`cores`, or 1 where they are at work already: within :func:`spread`."""
+    return 1 if getattr(_thread, "spreads", False) else cores()
+
+
 def shares(count: int, most: int) -> list[slice]:
     """``count`` windows in slices of at most ``most``, and of no more than keep all :func:`cores` at work."""
     size = max(1, min(most, -(-count // cores())))
@@ -230,7 +235,7 @@ def spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
     Each thread has a stream of MLX's to itself. What ``function`` reads must be evaluated, and so must what it
     returns: nothing lazy may cross from thread to thread. The first error ends the work and is raised.
     """
-    if min(cores(), len(items)) < 2 or getattr(_thread, "spreads", False):  # no threads within threads
+    if min(free_cores(), len(items)) < 2:  # no threads within threads
         return [function(item) for item in items]
     results: dict[int, _Result] = {}
     errors: list[BaseException] = []
@@ -276,7 +281,7 @@ class Team:
     """
 
     def __init__(self) -> None:
-        self.size = 1 if getattr(_thread, "spreads", False) else cores()
+        self.size = free_cores()
         self._others = ThreadPoolExecutor(self.size - 1) if self.size > 1 else None
 
     def __enter__(self) -> Team:

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
+from mlx_speech import runtime
 from mlx_speech.converters._whisper_tables import NON_SPEECH_ENGLISH, NON_SPEECH_MULTILINGUAL
 from mlx_speech.errors import CheckpointError
 from mlx_speech.features import log_mel, pad_or_trim
@@ -68,6 +69,16 @@ def test_layout_is_found(model, layout):
 def test_audio_features_equal_the_original(model, expected):
     found = model.encode(mx.array(expected["mel"]))
     np.testing.assert_allclose(found, expected["encoded"], rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize(("windows", "threads"), [(1, "2"), (1, "3"), (3, "2")])
+def test_cores_share_a_windows_frames(model, expected, monkeypatch, windows, threads):
+    mel = mx.array(expected["mel"])[mx.array([0, 1, 0][:windows])]
+    alone = np.array(model.encoder(mel))
+    monkeypatch.setenv(runtime.THREADS_VARIABLE, threads)
+    found = model.encode(mel)
+    np.testing.assert_allclose(found, alone, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found, expected["encoded"][[0, 1, 0][:windows]], rtol=0, atol=ATOL)
 
 
 def test_logits_equal_the_original(model, expected):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -97,8 +98,12 @@ class MultiHeadAttention(nn.Module):
 
     def __call__(self, x: mx.array, k: mx.array, v: mx.array, *, causal: bool = False) -> mx.array:
         """Attend from (B, L, D) to given keys and values; (B, L, D)."""
-        y = attend(self.split(self.query(x)), k, v, causal=causal)
-        return self.out(y.swapaxes(1, 2).reshape(x.shape))
+        return self.mix(self.split(self.query(x)), k, v, causal=causal)
+
+    def mix(self, q: mx.array, k: mx.array, v: mx.array, *, causal: bool = False) -> mx.array:
+        """Queries (B, H, L, D/H), keys and values → (B, L, D)."""
+        y = attend(q, k, v, causal=causal).swapaxes(1, 2)
+        return self.out(y.reshape(*y.shape[:2], -1))
 
 
 class EncoderBlock(nn.Module):
@@ -116,10 +121,18 @@ class EncoderBlock(nn.Module):
         """The perceptron with its norm and residual."""
         return x + self.fc2(gelu(self.fc1(self.mlp_ln(x))))
 
+    def ask(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """The attention's queries, keys and values, each (B, H, T, D/H)."""
+        y = self.attn_ln(x)
+        return self.attn.split(self.attn.query(y)), *self.attn.keys_values(y)
+
+    def answer(self, x: mx.array, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """All that follows, for frames ``x`` with their queries; keys and values may be those of more frames."""
+        return self.mlp(x + self.attn.mix(q, k, v))
+
     def __call__(self, x: mx.array) -> mx.array:
         """(B, T, D) → (B, T, D)."""
-        y = self.attn_ln(x)
-        return self.mlp(x + self.attn(y, *self.attn.keys_values(y)))
+        return self.answer(x, *self.ask(x))
 
 
 class DecoderBlock(EncoderBlock):
@@ -179,11 +192,47 @@ class AudioEncoder(nn.Module):
 
     def __call__(self, mel: mx.array) -> mx.array:
         """Log-mel (B, 2T, M) → features (B, T, D), T at most the positions that there are."""
-        x = gelu(conv1d(gelu(conv1d(mel, self.conv1)), self.conv2))
-        x = x + self.positional_embedding[: x.shape[1]]
+        x = self.embed(mel)
         for block in self.blocks:
             x = block(x)
         return self.ln_post(x)
+
+    def embed(self, mel: mx.array) -> mx.array:
+        """What the first block hears: (B, 2T, M) → (B, T, D)."""
+        x = gelu(conv1d(gelu(conv1d(mel, self.conv1)), self.conv2))
+        return x + self.positional_embedding[: x.shape[1]]
+
+    def shared(self, mel: mx.array) -> mx.array:
+        """The same for few windows on a CPU's cores, each of which takes a share of the frames; evaluated."""
+        x = self.embed(mel)
+        parts = [x[:, some] for some in runtime.shares(x.shape[1], x.shape[1])]
+        mx.eval(parts, self.parameters())  # nothing lazy may cross threads
+        asked = runtime.spread(lambda x: _evaluated(*self.blocks[0].ask(x)), parts)
+        for block, after in zip(self.blocks, [*self.blocks[1:], None], strict=True):
+            k, v = _evaluated(*(mx.concatenate([a[n] for a in asked], axis=2) for n in (1, 2)))
+            work = partial(_between, block, after, k, v)
+            found = runtime.spread(work, list(zip(parts, asked, strict=True)))
+            parts, asked = [x for x, _ in found], [a for _, a in found]
+        return self.ln_post(mx.concatenate(parts, axis=1))
+
+
+def _between(
+    block: EncoderBlock,
+    after: EncoderBlock | None,
+    k: mx.array,
+    v: mx.array,
+    part: tuple[mx.array, tuple[mx.array, ...]],
+) -> tuple[mx.array, tuple[mx.array, ...]]:
+    """From one attention to the next, for some of the frames and their queries."""
+    x = block.answer(part[0], part[1][0], k, v)
+    asked = after.ask(x) if after else ()
+    _evaluated(x, *asked)
+    return x, asked
+
+
+def _evaluated(*arrays: mx.array) -> tuple[mx.array, ...]:
+    mx.eval(*arrays)
+    return arrays
 
 
 class TextDecoder(nn.Module):
@@ -254,23 +303,29 @@ class Whisper(nn.Module):
             (B, 1500, n_audio_state), one frame every 20 ms; on a CPU's cores a window each, and evaluated.
         """
         mel = mel.astype(self.dtype)
-        if runtime.cores() == 1 or len(mel) < 2:
+        cores = runtime.free_cores()
+        if cores == 1:
             return self.encoder(mel)
-        mx.eval(mel, self.parameters())  # nothing lazy may cross threads
-        return mx.concatenate(
-            runtime.spread(lambda one: self._encoded(mel[one]), runtime.shares(len(mel), 1))
-        )
-
-    def _encoded(self, mel: mx.array) -> mx.array:
-        features = self.encoder(mel)
-        mx.eval(features)
-        return features
+        mx.eval(mel, self.encoder.parameters())  # nothing lazy may cross threads
+        whole = len(mel) // cores * cores
+        windows = [mel[n : n + 1] for n in range(len(mel))]
+        mx.eval(windows)
+        found = runtime.spread(lambda one: _evaluated(self.encoder(one))[0], windows[:whole])
+        return mx.concatenate([*found, *map(self.encoder.shared, windows[whole:])])
 
     def start(self, features: mx.array) -> DecoderState:
         """A fresh decoding state for audio features (B, T, D)."""
         blocks = self.decoder.blocks
-        caches = tuple(KVCache() for _ in blocks)
-        return DecoderState(caches, tuple(_settled(*b.cross_attn.keys_values(features)) for b in blocks))
+        if runtime.cores() > 1:
+            mx.eval(features, self.decoder.parameters())  # nothing lazy may cross threads
+        audio = runtime.spread(partial(self._audio, features), blocks)
+        return DecoderState(tuple(KVCache() for _ in blocks), tuple(audio))
+
+    def _audio(self, features: mx.array, block: DecoderBlock) -> tuple[mx.array, mx.array]:
+        k, v = _settled(*block.cross_attn.keys_values(features))
+        if runtime.cores() > 1:
+            mx.eval(k, v)
+        return k, v
 
     def step(self, tokens: mx.array, state: DecoderState) -> mx.array:
         """Decode the next tokens (B, L) int32; returns hidden states (B, L, D) and advances ``state``."""
