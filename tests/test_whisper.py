@@ -77,7 +77,7 @@ def test_cores_share_a_windows_frames(model, expected, monkeypatch, windows, thr
     alone = np.array(model.encoder(mel))
     monkeypatch.setenv(runtime.THREADS_VARIABLE, threads)
     found = model.encode(mel)
-    np.testing.assert_allclose(found, alone, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)  # sums in another order: 2.4e-6
     np.testing.assert_allclose(found, expected["encoded"][[0, 1, 0][:windows]], rtol=0, atol=ATOL)
 
 
