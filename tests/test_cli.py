@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mlx_speech import Finding, cli
+from mlx_speech import Finding, OptionError, cli
 from mlx_speech.audio import load_audio
 from mlx_speech.cli import console
+from mlx_speech.cli.options import targets_for
 from mlx_speech.converters import cli as convert_cli
 from mlx_speech.hub import ASSETS
 from mlx_speech.loading import load
@@ -292,6 +293,14 @@ def test_a_file_is_named_once_in_its_error(run, tmp_path):
     code, _, err = run(cli.main, "vad", missing)
     assert code == 1
     assert err.count("missing.wav") == 1
+
+
+def test_names_that_differ_in_capitals_are_one(tmp_path):
+    one, other, same = (tmp_path / name for name in ("a/Talk.wav", "b/talk.flac", "b/talk.wav"))
+    assert targets_for([one, one], tmp_path) == {one: tmp_path / "Talk"}
+    assert targets_for([one, other], tmp_path) == {one: tmp_path / "Talk.wav", other: tmp_path / "talk.flac"}
+    with pytest.raises(OptionError, match="share one file name"):
+        targets_for([one, same], tmp_path)
 
 
 def test_a_format_is_refused_before_any_work(run, tmp_path):

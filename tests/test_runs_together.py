@@ -115,6 +115,7 @@ def test_runs_at_once_after_a_killed_one(talks, alone, tmp_path):
     warned = ["another run is at work" in err for _, err in said]
     assert sorted(warned[:2]) == [False, True]  # of the two at the same work, whoever came second
     assert not warned[2]
+    assert sorted("went on from 2 parts of an earlier run" in err for _, err in said) == [False, False, True]
     counts = [tuple(map(int, out.split("computed")[-1].split(" of "))) for out, _ in said]
     (first, parts), (second, _), (other, others) = counts
     assert parts > 3

@@ -72,7 +72,7 @@ def diarize(
     diarizer = diarizer_for(identify, identify_threshold, segmentation, embedding)
     prepare_folder(output_dir)
     failed = False
-    for file in files:
+    for file in targets:
         try:
             diarization = _diarize_one(diarizer, file, options, quiet)
             for name in formats:

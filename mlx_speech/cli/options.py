@@ -91,10 +91,17 @@ def there_is_one(files: list[Path]) -> None:
 
 
 def targets_for(files: list[Path], folder: Path) -> dict[Path, Path]:
-    """Each file's output path without its ending; files of one name keep theirs, so none is overwritten."""
-    stems = Counter(f.stem for f in dict.fromkeys(files))
-    targets = {f: folder / (f.stem if stems[f.stem] == 1 else f.name) for f in files}
-    if len(set(targets.values())) < len(targets):
+    """Each file's output path without its ending; files of one name keep theirs, so none is overwritten.
+
+    Names that differ in capitals only are one: many a file system takes them for the same.
+
+    Raises:
+        OptionError: several recordings would get the same.
+    """
+    once = list(dict.fromkeys(files))
+    stems = Counter(f.stem.casefold() for f in once)
+    targets = {f: folder / (f.stem if stems[f.stem.casefold()] == 1 else f.name) for f in once}
+    if len({str(t).casefold() for t in targets.values()}) < len(targets):
         raise OptionError(
             "several recordings share one file name: transcribe them into different folders (--output-dir)"
         )

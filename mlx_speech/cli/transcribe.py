@@ -215,7 +215,7 @@ def transcribe(
     prepare_folder(output_dir)
     found: list[Finding] = []
     failed: list[Path] = []
-    for file in files:
+    for file in targets:
         try:
             # the parts of a journal stay until the results are there
             with Journal(output_dir if resume else None) as journal, telling_of_parts(journal):
@@ -230,10 +230,14 @@ def transcribe(
             failed.append(file)
             continue
         if not quiet:
+            if journal.taken:
+                errors.print(f"went on from {count(journal.taken, 'part')} of an earlier run", markup=False)
             errors.print(f"wrote {targets[file]}.{{{','.join(written)}}}", markup=False)
     if failed:
-        if len(files) > 1:
-            errors.print(f"{len(failed)} of {len(files)} failed: {', '.join(map(str, failed))}", markup=False)
+        if len(targets) > 1:
+            errors.print(
+                f"{len(failed)} of {len(targets)} failed: {', '.join(map(str, failed))}", markup=False
+            )
         raise typer.Exit(FAILED)
     if strict and found:
         raise typer.Exit(SUSPICIOUS)

@@ -62,6 +62,7 @@ class Journal:
     def __init__(self, folder: str | os.PathLike[str] | None, key: str | None = None) -> None:
         self.root = None if folder is None else Path(folder)
         self.folder: Path | None = None
+        self.taken = 0  # parts that an earlier run had left
         self._lock: int | None = None
         if key is not None:
             self.start(key)
@@ -121,7 +122,9 @@ class Journal:
             return compute()
         path = self.folder / name
         try:
-            return codec.decode(path.read_bytes())
+            found = codec.decode(path.read_bytes())
+            self.taken += 1
+            return found
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             value = compute()  # not there, or cut short by a power failure
         temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
