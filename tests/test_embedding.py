@@ -10,7 +10,9 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_speech.errors import AudioError
+from mlx_speech.features import kaldi_fbank
 from mlx_speech.models.wespeaker import WeSpeaker, WeSpeakerConfig
+from mlx_speech.stages import embedding
 from mlx_speech.stages.embedding import embed_recording, embed_windows, speaker_masks, trunk_frames
 from mlx_speech.stages.segmentation import Grid, Segmentation, cut, num_windows
 
@@ -72,6 +74,21 @@ def test_each_window_is_embedded_on_its_own(model, audio, batch_size):
         np.testing.assert_allclose(found[row, :2], wanted[0, :2], rtol=0, atol=1e-5)
     assert heard == sorted(heard)
     assert heard[-1] == pytest.approx(len(audio) / 16000)
+
+
+@pytest.mark.parametrize(
+    ("step", "rows"), [(1.0, [0, 1, 2, 4, 6]), (1.0, [0, 6]), (0.999, [0, 1, 2]), (3.0, [1, 2])]
+)
+def test_windows_share_frames_and_hear_the_same(model, audio, monkeypatch, step, rows):
+    """Each frame once where windows lie together a whole number of frames apart, else each window's own."""
+    grid, heard = Grid(step=step), []
+    energies = kaldi_fbank
+    monkeypatch.setattr(embedding, "kaldi_fbank", lambda x, n: heard.append(x.shape) or energies(x, n))
+    found = embedding._features(model, audio, grid, np.array(rows))
+    wanted = model.fbank(cut(audio, grid, rows[0], rows[-1] + 1)[mx.array(rows) - rows[0]])
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    assert bool(heard) == (step != 0.999)
+    assert not heard or heard[0][0] <= len(rows) * 160000
 
 
 def test_silence_needs_no_network(audio):

@@ -19,7 +19,7 @@ from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.features import FBANK_HOP, FBANK_WINDOW, kaldi_fbank
 from mlx_speech.memory import fitting
 from mlx_speech.models.wespeaker import WeSpeaker
-from mlx_speech.stages.segmentation import Segmentation, cut
+from mlx_speech.stages.segmentation import Grid, Segmentation, cut, stretch
 
 _SHRINK = 8  # fbank frames a trunk frame
 _CONTEXT = 14  # trunk frames: half of what one of them hears, so that blocks do not show
@@ -92,8 +92,23 @@ def _each(
     talking = np.flatnonzero(masks.any((1, 2)))
     for at in range(0, len(talking), batch_size):
         rows = talking[at : at + batch_size]
-        audio = cut(samples, segmentation.grid, int(rows[0]), int(rows[-1]) + 1)[mx.array(rows - rows[0])]
-        yield rows, model.embed(audio, mx.array(masks[rows]))
+        features = _features(model, samples, segmentation.grid, rows)
+        yield rows, model.pool(model.trunk(features), mx.array(masks[rows]))
+
+
+def _features(model: WeSpeaker, samples: np.ndarray, grid: Grid, rows: np.ndarray) -> mx.array:
+    """What the trunk hears of some windows, (B, T, M): where they share frames, each frame is computed once."""
+    size, step = round(grid.window * SAMPLE_RATE), round(grid.step * SAMPLE_RATE)
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    chosen = mx.array(rows - first)
+    audio = stretch(samples, grid, first, last)
+    if step % FBANK_HOP or len(audio) > len(rows) * size:
+        return model.fbank(cut(samples, grid, first, last)[chosen])
+    energies = mx.contiguous(kaldi_fbank(mx.array(audio), model.config.n_mels))
+    width, frames = model.config.n_mels, (size - FBANK_WINDOW) // FBANK_HOP + 1
+    shape, strides = (last - first, frames, width), (step // FBANK_HOP * width, width, 1)
+    windows = mx.as_strided(energies, shape, strides)[chosen]
+    return windows - mx.mean(windows, axis=1, keepdims=True)
 
 
 def _shared(

@@ -167,12 +167,13 @@ def cut(samples: np.ndarray, grid: Grid, first: int, last: int) -> mx.array:
     Views on the device: each sample goes there once, however many windows share it.
     """
     size, step = round(grid.window * SAMPLE_RATE), round(grid.step * SAMPLE_RATE)
-    piece = mx.array(_piece(samples, first * step, (last - 1) * step + size))
-    return mx.as_strided(piece, (last - first, size), (step, 1))
+    return mx.as_strided(mx.array(stretch(samples, grid, first, last)), (last - first, size), (step, 1))
 
 
-def _piece(samples: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """Samples ``begin`` to ``end`` (excluded), silence after the recording's end."""
+def stretch(samples: np.ndarray, grid: Grid, first: int, last: int) -> np.ndarray:
+    """The samples that windows ``first`` to ``last`` (excluded) hear, silence after the recording's end."""
+    size, step = round(grid.window * SAMPLE_RATE), round(grid.step * SAMPLE_RATE)
+    begin, end = first * step, (last - 1) * step + size
     piece = samples[begin:end]
     return np.pad(piece, (0, end - begin - len(piece))) if len(piece) < end - begin else piece
 
