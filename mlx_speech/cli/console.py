@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # in a log, one line each
 out = Console(highlight=False, soft_wrap=True)
 
 STAGES = {
