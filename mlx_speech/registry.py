@@ -187,7 +187,7 @@ CARDS: dict[str, Card] = {
             task="word alignment",
             bundled="whisper-ctc-tiny.en",
             languages="en",
-            parameters=8.2,
+            parameters=10.0,
             note="an aligner, not a recogniser",
         ),
         *(

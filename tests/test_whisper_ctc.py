@@ -182,7 +182,7 @@ def test_the_bundled_aligner_hears_words():
 
 def test_the_bundled_aligner_is_small_and_says_what_it_is_made_of():
     folder = hub.locate("whisper-ctc-tiny.en")
-    assert sum(f.stat().st_size for f in folder.iterdir()) < 16.6e6
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 20.1e6
     licence = (folder / "LICENSE").read_text(encoding="utf-8")
     for name in ("OpenAI", "LibriSpeech", "CC BY 4.0", "Kokoro", "Apache", "Austen"):
         assert name in licence

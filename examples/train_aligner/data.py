@@ -1,7 +1,7 @@
 """Shards on the GPU, and windows drawn from them.
 
-A window is filled with utterances of any speakers, with short gaps between; each batch has one length and one
-speed. Shares say how much of the speech comes from each source.
+A window is filled with utterances of any speakers, or phrases cut out of them at pauses, with short gaps between;
+each batch has one length and one speed. Shares say how much of the speech comes from each source.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ LENGTHS, CHANCES = (
 )
 SPEEDS = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15, 1.2)
 SLACK = {"kokoro": 0.03, "real": 0.05}  # seconds that letters may stand beside their word
+PAUSE, EDGE = 0.06, 0.2  # seconds: between words where an utterance may be cut; silence left at most at a cut
+PHRASES = 0.6  # of the draws take a run of phrases in place of a whole utterance
 
 
 @dataclass
@@ -41,15 +43,16 @@ class Corpus:
     held: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     @classmethod
-    def read(cls, folder: Path, device: torch.device, held_out: int = 16) -> Corpus:
+    def read(cls, folder: Path, device: torch.device, held_out: int = 20) -> Corpus:
         """All shards of a folder; every n-th real recording is held out for watching."""
         parts, first, size, source, names, text, words = [], [], [], [], [], [], []
         base = 0
         for table in sorted(folder.glob("*.jsonl")):
             pcm = np.fromfile(table.with_suffix(".pcm"), np.int16)
             at = 0
-            for line in table.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
+            for line in table.read_text(encoding="utf-8").splitlines(keepends=True):
+                if not line.endswith("\n") or at + (row := json.loads(line))["n"] > len(pcm):
+                    break  # a shard that is being written
                 label = row["text"].replace(" ", "|")
                 frames = row["n"] / 320
                 if (
@@ -85,6 +88,16 @@ class Corpus:
         return self.audio[self.first[n] : self.first[n] + self.size[n]].float() / 32768
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Words of an utterance one after another, and the samples that they are cut from."""
+
+    item: int
+    words: slice
+    first: int  # sample of the utterance
+    size: int
+
+
 @dataclass
 class Plan:
     """A batch before it is on the device."""
@@ -110,43 +123,60 @@ class Planner:
         for source, share in shares.items():
             pool = np.flatnonzero((corpus.source == source) & ~corpus.held & timed)
             if len(pool) and share > 0:
-                self.pools[source] = pool[np.argsort(corpus.size[pool], kind="stable")]
+                self.pools[source] = pool
         total = sum(shares[s] for s in self.pools)
         self.sources = list(self.pools)
         # shares are of the time, so a draw's chance is a share over the mean length
         weight = np.array([shares[s] / total / corpus.size[self.pools[s]].mean() for s in self.sources])
         self.chances = weight / weight.sum()
-        self.letters = {}
+        self.spellings: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
+        self.over = threading.Event()
 
-    def _letters(self, n: int) -> np.ndarray:
-        if n not in self.letters:
-            cuts = np.flatnonzero(self.corpus.text[n] == IDS["|"])
-            rows = np.zeros((len(cuts) + 1, len(TOKENS)), np.float32)
-            for k, word in enumerate(np.split(self.corpus.text[n], cuts)):
-                rows[k, word[word != IDS["|"]]] = 1
-            self.letters[n] = rows
-        return self.letters[n]
+    def _spelling(self, n: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The letters of each word of an utterance, and which they are (W, V)."""
+        if n not in self.spellings:
+            words = np.split(self.corpus.text[n], np.flatnonzero(self.corpus.text[n] == IDS["|"]))
+            words = [w[w != IDS["|"]] for w in words]
+            rows = np.zeros((len(words), len(TOKENS)), np.float32)
+            for k, word in enumerate(words):
+                rows[k, word] = 1
+            self.spellings[n] = words, rows
+        return self.spellings[n]
 
-    def _draw(self, rng: np.random.Generator, room: float) -> int | None:
+    def _piece(self, rng: np.random.Generator, n: int) -> Piece:
+        """A run of phrases of an utterance; often all of it."""
+        words, size = self.corpus.words[n], int(self.corpus.size[n])
+        cuts = [0, *(np.flatnonzero(words[1:, 0] - words[:-1, 1] > PAUSE) + 1).tolist(), len(words)]
+        if len(cuts) == 2 or rng.random() > PHRASES:
+            return Piece(n, slice(0, len(words)), 0, size)
+        a, b = sorted(rng.choice(len(cuts), 2, replace=False).tolist())
+        first, last = cuts[a], cuts[b]
+        start = words[first, 0] - min(words[first, 0] - (words[first - 1, 1] if a else 0.0), 2 * EDGE) / 2
+        after = words[last, 0] if last < len(words) else size / RATE
+        end = words[last - 1, 1] + min(after - words[last - 1, 1], 2 * EDGE) / 2
+        begin = max(int(start * RATE), 0)
+        return Piece(n, slice(first, last), begin, min(int(end * RATE), size) - begin)
+
+    def _draw(self, rng: np.random.Generator, room: float) -> Piece | None:
         pool = self.pools[self.sources[rng.choice(len(self.sources), p=self.chances)]]
-        fits = int(np.searchsorted(self.corpus.size[pool], room))
-        return int(pool[rng.integers(fits)]) if fits else None
+        piece = self._piece(rng, int(pool[rng.integers(len(pool))]))
+        return piece if piece.size < room else None
 
-    def _row(self, rng: np.random.Generator, samples: int) -> list[tuple[int, int]]:
-        """Utterances and where they begin."""
-        out: list[tuple[int, int]] = []
+    def _row(self, rng: np.random.Generator, samples: int) -> list[tuple[Piece, int]]:
+        """Pieces, and where they begin."""
+        out: list[tuple[Piece, int]] = []
         at, misses = int(rng.uniform(0, 0.4) * RATE), 0
-        while misses < 3:
-            n = self._draw(rng, samples - at)
-            if n is None:
+        while misses < 8:
+            piece = self._draw(rng, samples - at)
+            if piece is None:
                 misses += 1
                 continue
-            out.append((n, at))
-            at += int(self.corpus.size[n] + rng.uniform(0.02, 0.7) * RATE)
+            out.append((piece, at))
+            at += int(piece.size + rng.uniform(0.02, 0.7) * RATE)
         # half of the rows are moved right, so that some begin with silence
-        free = samples - (out[-1][1] + self.corpus.size[out[-1][0]]) if out else 0
+        free = samples - (out[-1][1] + out[-1][0].size) if out else 0
         move = int(rng.integers(free + 1)) if free > 0 and rng.random() < 0.5 else 0
-        return [(n, a + move) for n, a in out]
+        return [(p, a + move) for p, a in out]
 
     def plan(self, rng: np.random.Generator) -> Plan:
         """A batch."""
@@ -159,23 +189,23 @@ class Planner:
             for r in (self._row(rng, before) for _ in range(max(int(self.seconds * RATE / samples), 1)))
             if r
         ]
-        texts = []
-        for row in rows:
-            joined = [self.corpus.text[n] for n, _ in row]
-            texts.append(np.concatenate([x for t in joined for x in ([IDS["|"]], t)][1:]))
-        most = max(sum(len(self.corpus.words[n]) for n, _ in row) for row in rows)
+        most = max(sum(p.words.stop - p.words.start for p, _ in row) for row in rows)
         times = np.tile(np.array([0.0, -1.0], np.float32), (len(rows), most, 1))
         letters = np.zeros((len(rows), most, len(TOKENS)), np.float32)
-        pieces, slack = [], np.zeros(len(rows), np.float32)
+        pieces, texts, slack = [], [], np.zeros(len(rows), np.float32)
         for b, row in enumerate(rows):
-            k = 0
-            for n, at in row:
-                words = (self.corpus.words[n] + at / RATE) / speed
+            k, text = 0, []
+            for piece, at in row:
+                n = piece.item
+                spelling, some = self._spelling(n)
+                words = (self.corpus.words[n][piece.words] + (at - piece.first) / RATE) / speed
                 times[b, k : k + len(words)] = words
-                letters[b, k : k + len(words)] = self._letters(n)
+                letters[b, k : k + len(words)] = some[piece.words]
                 k += len(words)
-                pieces.append((b, at, int(self.corpus.first[n]), int(self.corpus.size[n])))
+                text += [x for word in spelling[piece.words] for x in ([IDS["|"]], word)]
+                pieces.append((b, at, int(self.corpus.first[n]) + piece.first, piece.size))
                 slack[b] = max(slack[b], SLACK.get(self.corpus.source[n], 0.04))
+            texts.append(np.concatenate(text[1:]))
         targets = np.zeros((len(rows), max(map(len, texts))), np.int64)
         for b, text in enumerate(texts):
             targets[b, : len(text)] = text
@@ -193,7 +223,7 @@ class Planner:
 
         def work(number: int) -> None:
             rng = np.random.default_rng((seed, number))
-            while True:
+            while not self.over.is_set():
                 line.put(self.plan(rng))
 
         for number in range(threads):

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from data import Corpus
 from loss import BORDER, viterbi
-from models import MODELS, RATE, STRIDE, TOKENS, start
+from models import MODELS, RATE, STRIDE, TOKENS, trained
 from torch import Tensor
+from words import trimmed_words
 
 MEET = 0.1  # seconds; words nearer than this meet in the middle, as in mlx_speech
 
@@ -114,6 +115,11 @@ def borders(model: torch.nn.Module, corpus: Corpus, items: list[int]) -> str:
     )
 
 
+def sound(corpus: Corpus, n: int) -> np.ndarray:
+    """An utterance (S,) int16 on the host."""
+    return corpus.audio[corpus.first[n] : corpus.first[n] + corpus.size[n]].cpu().numpy()
+
+
 def report(model: torch.nn.Module, corpus: Corpus, most: int = 10**6) -> list[str]:
     """A line a source."""
     model.eval()
@@ -140,8 +146,7 @@ def main() -> None:
     args.add_argument("--lag", type=float, default=0.0, help="seconds that the model's times are late")
     a = args.parse_args()
     device = torch.device(a.device)
-    model = MODELS[a.model]().to(device)
-    start(model, a.checkpoint)
+    model = trained(a.model, a.checkpoint).to(device)
     corpus = Corpus.read(a.data, device, held_out=0)
     if not a.time_words:
         print("\n".join(report(model, corpus)))
@@ -150,7 +155,7 @@ def main() -> None:
     items = np.flatnonzero(corpus.source == a.time_words).tolist()
     found = time_words(model, corpus, items)
     good = {
-        corpus.names[n]: (words - a.lag).clip(0).round(3).tolist()
+        corpus.names[n]: trimmed_words((words - a.lag).clip(0), sound(corpus, n)).round(3).tolist()
         for n, (words, score) in found.items()
         if score > -0.6 and len(words) == (corpus.text[n] == BORDER).sum() + 1
     }

@@ -107,24 +107,30 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Block(size, heads, inner) for _ in range(layers))
         self.layer_norm = nn.LayerNorm(size)
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """(B, 80, 2 T) to (B, T, D)."""
+    def forward(self, mel: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """(B, 80, 2 T) to (B, T, D): what the last layer says, and what the first ``depth`` layers say."""
         x = functional.gelu(self.conv2(functional.gelu(self.conv1(mel)))).transpose(1, 2)
         x = x + self.embed_positions.weight[: x.shape[1]]
-        for layer in self.layers:
+        for n, layer in enumerate(self.layers, 1):
             x = layer(x)
-        return self.layer_norm(x)
+            if n == depth:
+                early = x
+        return self.layer_norm(x), self.layer_norm(early)
 
 
 class WhisperCTC(nn.Module):
-    """Whisper tiny.en's encoder under a linear CTC head: 8.2 M parameters. Frame t is centred on sample 320 t."""
+    """Whisper tiny.en's encoder, a layer more, a CTC head: 10.0 M parameters. Frame t is centred on sample 320 t.
+
+    Layers above Whisper's own 4 (``layers`` in all) begin as the identity.
+    """
 
     centre = 0
     head = "lm_head"
 
-    def __init__(self, tiny: bool = False) -> None:
+    def __init__(self, tiny: bool = False, layers: int = 0) -> None:
         super().__init__()
-        size, heads, inner, layers = (384, 6, 1536, 4) if not tiny else (64, 2, 128, 2)
+        size, heads, inner, self.theirs = (384, 6, 1536, 4) if not tiny else (64, 2, 128, 2)
+        layers = layers or self.theirs
         self.config = {
             "model_type": "whisper_ctc", "architectures": ["WhisperEncoderForCTC"], "d_model": size,
             "encoder_layers": layers, "encoder_attention_heads": heads, "encoder_ffn_dim": inner,
@@ -132,6 +138,10 @@ class WhisperCTC(nn.Module):
             "vocab_size": len(TOKENS), "pad_token_id": 0,
         }  # fmt: skip
         self.encoder = Encoder(size, heads, inner, layers)
+        for layer in self.encoder.layers[self.theirs :]:
+            for last in (layer.self_attn.out_proj, layer.fc2):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
         self.lm_head = nn.Linear(size, len(TOKENS))
         nn.init.normal_(self.lm_head.weight, std=0.02)
         nn.init.zeros_(self.lm_head.bias)
@@ -153,26 +163,48 @@ class WhisperCTC(nn.Module):
 
     def forward(self, audio: Tensor, mask: Tensor | None = None) -> Tensor:
         """``mask`` (B, T) marks frames that are not shown."""
+        return self.heard(audio, mask)[0]
+
+    def heard(self, audio: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The log-probabilities, and what Whisper's own layers say (B, T, D)."""
         mel = self.features(audio)
         if mask is not None:
-            mel = mel.masked_fill(mask.repeat_interleave(2, 1)[:, None], 0.0)
-            low = torch.randint(0, 80, (len(mel), 1), device=mel.device)
-            width = torch.randint(0, 14, (len(mel), 1), device=mel.device)
+            mel = warped(mel).masked_fill(mask.repeat_interleave(2, 1)[:, None], 0.0)
             bins = torch.arange(80, device=mel.device)[None]
-            mel = mel.masked_fill(((bins >= low) & (bins < low + width))[:, :, None], 0.0)
-        return self.lm_head(self.encoder(mel)).float().log_softmax(-1)
+            for _ in range(2):
+                low = torch.randint(0, 80, (len(mel), 1), device=mel.device)
+                width = torch.randint(0, 14, (len(mel), 1), device=mel.device)
+                mel = mel.masked_fill(((bins >= low) & (bins < low + width))[:, :, None], 0.0)
+        top, early = self.encoder(mel, self.theirs)
+        return self.lm_head(top).float().log_softmax(-1), early
 
     def weights(self) -> dict[str, Tensor]:
         """By their names in transformers."""
         return self.state_dict()
 
     def take(self, weights: dict[str, Tensor]) -> None:
-        """Load strictly."""
-        self.load_state_dict(weights)
+        """Load strictly; only layers on top of a checkpoint's stay as they begin."""
+        mine = self.state_dict()
+        deepest = max(int(k.split(".")[2]) for k in weights if k.startswith("encoder.layers."))
+        fresh = {k: v for k, v in mine.items() if k.startswith("encoder.layers.")}
+        fresh = {k: v for k, v in fresh.items() if int(k.split(".")[2]) > deepest}
+        self.load_state_dict({**fresh, **weights})
 
     def write_config(self, folder: Path) -> None:
         """config.json."""
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+
+
+def warped(mel: Tensor, most: float = 0.08, chance: float = 0.6) -> Tensor:
+    """Other vocal tracts: (B, 80, T) with the bands of most rows moved up or down, by up to 8 % of their number."""
+    bands = mel.shape[1]
+    factor = 1 + torch.empty(len(mel), 1, device=mel.device).uniform_(-most, most)
+    factor = torch.where(torch.rand_like(factor) < chance, factor, 1.0)
+    at = (torch.arange(bands, device=mel.device) * factor).clamp(max=bands - 1)
+    low = at.floor().long().clamp(max=bands - 2)
+    share = (at - low)[..., None]
+    rows = low[..., None].expand(-1, -1, mel.shape[2])
+    return mel.gather(1, rows) * (1 - share) + mel.gather(1, rows + 1) * share
 
 
 MODELS = {"mini": Mini, "whisper": WhisperCTC}
@@ -185,6 +217,14 @@ def save(model: Mini | WhisperCTC, folder: Path, note: dict[str, str]) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt", **note})
     model.write_config(folder)
     (folder / "vocab.json").write_text(json.dumps({t: n for n, t in enumerate(TOKENS)}))
+
+
+def trained(kind: str, folder: Path) -> Mini | WhisperCTC:
+    """A checkpoint's model."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = WhisperCTC(layers=config["encoder_layers"]) if kind == "whisper" else MODELS[kind]()
+    start(model, folder)
+    return model
 
 
 def start(model: Mini | WhisperCTC, folder: Path) -> None:

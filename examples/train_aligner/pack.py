@@ -23,9 +23,43 @@ SURE = -0.42  # mean log-probability of a pseudo-label
 SPELT = {"MR.": "MISTER", "MRS.": "MISSUS", "DR.": "DOCTOR", "ST.": "SAINT", "&": " AND ", "’": "'"}
 
 
+ONES = [
+    *(
+        "ZERO",
+        "ONE",
+        "TWO",
+        "THREE",
+        "FOUR",
+        "FIVE",
+        "SIX",
+        "SEVEN",
+        "EIGHT",
+        "NINE",
+        "TEN",
+        "ELEVEN",
+        "TWELVE",
+    ),
+    *("THIRTEEN", "FOURTEEN", "FIFTEEN", "SIXTEEN", "SEVENTEEN", "EIGHTEEN", "NINETEEN"),
+]
+TENS = ["TWENTY", "THIRTY", "FORTY", "FIFTY", "SIXTY", "SEVENTY", "EIGHTY", "NINETY"]
+
+
+def number(digits: str) -> str:
+    """A number below a hundred, or a year, as it is read; others stay digits."""
+    n = int(digits)
+    if n < 20:
+        return ONES[n]
+    if n < 100:
+        return f"{TENS[n // 10 - 2]} {ONES[n % 10]}".removesuffix(" ZERO")
+    if 1100 <= n < 2000 and n % 100 >= 10:
+        return f"{number(digits[:2])} {number(digits[2:])}"
+    return digits
+
+
 def spelt(text: str) -> str | None:
-    """Capitals and apostrophes only; nothing for a text with digits or other signs."""
+    """Capitals and apostrophes only; nothing for a text with other numbers or signs."""
     text = text.upper().replace("-", " ").replace("—", " ")
+    text = re.sub(r"(?<![\d.,])\d+(?![\d.,]*\d|\w)", lambda found: number(found[0]), text)
     for short, long in SPELT.items():
         text = text.replace(short, long)
     if re.search(r"[^A-Z' ,.;:?!\"()\[\]“”…]", text):

@@ -63,6 +63,14 @@ def trimmed(loud: np.ndarray, start: float, end: float, before: bool, after: boo
     return start, end
 
 
+def trimmed_words(words: np.ndarray, audio: np.ndarray, near: float = 0.05) -> np.ndarray:
+    """Words (W, 2) in seconds whose edges at pauses go to the sound; ``audio`` (S,) is int16."""
+    decibels = loudness(audio)
+    loud = decibels > decibels.max() - QUIET
+    gap = np.r_[1.0, words[1:, 0] - words[:-1, 1], 1.0] > near
+    return np.array([trimmed(loud, *w, gap[k], gap[k + 1]) for k, w in enumerate(words)], np.float32)
+
+
 def snapped(loud: np.ndarray, time: float, rising: bool) -> float:
     """The nearest border between quiet and loud, if it is within SNAP."""
     padded = np.r_[False, loud, False]
