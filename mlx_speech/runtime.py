@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mlx_speech.errors import MLXSpeechError, OptionError
-from mlx_speech.memory import cache_limit, limited
+from mlx_speech.memory import cache_limit, fitting, limited
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -319,6 +319,19 @@ def gpu_memory() -> int:
 
     info = mx.device_info()  # Metal and CUDA give it different names
     return int(info.get("memory_size") or info.get("total_memory") or 0)
+
+
+def at_once(item: int, on_a_cpu: int, on_a_gpu: int) -> int:
+    """How many items are worked on together where nobody says, within a limit on memory where there is one.
+
+    Args:
+        item: bytes that one of them takes.
+        on_a_cpu: what suits a CPU.
+        on_a_gpu: the most that a GPU gains by; they take a sixteenth of its memory at most.
+    """
+    memory = 0 if on_cpu() else gpu_memory()
+    most = on_a_cpu if on_cpu() else on_a_gpu
+    return fitting(item, max(1, min(most, memory // (16 * item))) if memory else most)
 
 
 def resolve_dtype(dtype: str | None, half: bool) -> mx.Dtype:

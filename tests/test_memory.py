@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_speech import OptionError, limit_memory, memory
+from mlx_speech import OptionError, limit_memory, memory, runtime
 from mlx_speech.loading import load
 from mlx_speech.memory import MIB, fitting
 from mlx_speech.stages import segmentation, transcribe
@@ -90,3 +90,12 @@ def test_tidying_does_no_harm():
     array = mx.ones((1000,))
     memory.tidy()
     assert array.sum().item() == 1000
+
+
+@pytest.mark.parametrize(("gigabytes", "windows"), [(80, 128), (16, 32), (8, 16), (0.1, 1), (0, 128)])
+def test_a_gpu_takes_as_many_windows_as_its_memory_bears(monkeypatch, limit, gigabytes, windows):
+    monkeypatch.setattr(runtime, "on_cpu", lambda: False)
+    monkeypatch.setattr(runtime, "gpu_memory", lambda: int(gigabytes * 2**30))
+    assert runtime.at_once(32 << 20, 4, 128) == windows
+    limit("1500MiB")
+    assert runtime.at_once(32 << 20, 4, 128) <= min(windows, 21)

@@ -17,15 +17,14 @@ import numpy as np
 from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.features import FBANK_HOP, FBANK_WINDOW, kaldi_fbank
-from mlx_speech.memory import fitting
 from mlx_speech.models.wespeaker import WeSpeaker
 from mlx_speech.stages.segmentation import Grid, Segmentation, cut, stretch
 
 _SHRINK = 8  # fbank frames a trunk frame
 _CONTEXT = 14  # trunk frames: half of what one of them hears, so that blocks do not show
-_BLOCK = 30.0  # seconds in the trunk at once by each core of a CPU: bounds memory
+_BLOCK = 30  # seconds in the trunk at once by each core of a CPU: bounds memory
 _MOST_BLOCKS = 4  # cores that have a block each
-_GPU_BLOCK = 240.0  # the same on a GPU
+_GPU_BLOCK = 240  # the same on a GPU
 _LEAST = 4 * _CONTEXT  # trunk frames that are worth a core of their own
 _NEEDED, _NEEDED_SECOND = 40 << 20, 18 << 20  # bytes a window takes, and a second of a block, measured
 _PIECE = 30.0  # seconds: the longest audio embedded as one
@@ -58,7 +57,7 @@ def embed_windows(
     windows, _, speakers = active.shape
     found = np.full((windows, speakers, model.config.embedding), np.nan, np.float32)
     grid, duration = segmentation.grid, len(samples) / SAMPLE_RATE
-    batch_size = batch_size or fitting(_NEEDED, 4 if runtime.on_cpu() else 64)
+    batch_size = batch_size or runtime.at_once(_NEEDED, 4, 64)
     embed = _shared if shared_trunk else _each
     for rows, voices in runtime.on_host(embed(model, samples, segmentation, masks, batch_size)):
         found[rows] = voices
@@ -122,8 +121,7 @@ def _shared(
         return
     scale = SAMPLE_RATE / (_SHRINK * FBANK_HOP)
     firsts = np.rint(np.arange(len(masks)) * grid.step * scale).astype(np.int64)
-    most = _BLOCK * min(runtime.cores(), _MOST_BLOCKS) if runtime.on_cpu() else _GPU_BLOCK
-    seconds = fitting(_NEEDED_SECOND, round(most))
+    seconds = runtime.at_once(_NEEDED_SECOND, _BLOCK * min(runtime.cores(), _MOST_BLOCKS), _GPU_BLOCK)
     group = max(1, int(seconds / grid.step))
     held, base = mx.zeros((0, model.config.num_features)), 0
     for at in range(0, len(masks), group):

@@ -18,7 +18,6 @@ import numpy as np
 from mlx_speech import runtime
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.errors import OptionError
-from mlx_speech.memory import fitting
 from mlx_speech.models.pyannet import PyanNet, PyanNetConfig
 
 _NEEDED = 32 << 20  # bytes a window takes, measured
@@ -117,7 +116,7 @@ def segment(
     """
     config = model.config
     grid = grid_of(model, step)
-    batch_size = batch_size or fitting(_NEEDED, 32 if runtime.on_cpu() else 128)
+    batch_size = batch_size or runtime.at_once(_NEEDED, 32, 128)
     total = num_windows(len(samples), grid)
     none = np.zeros((0, config.num_frames(config.window_samples), config.num_classes), np.float32)
     found = [_read(config, none, onset, offset)]
