@@ -275,13 +275,15 @@ def _work(
 
 
 class Team:
-    """Threads that do one thing together: all :func:`cores` of a Linux CPU, or where work is spread already, one.
+    """Threads that share a piece of work: all :func:`cores` of a Linux CPU, or within :func:`spread` one.
 
-    A context: its threads end with it. ``size`` is how many there are.
+    A context: its threads end with it. ``size`` is how many there are, ``pieces`` into how many the work is best
+    cut for them.
     """
 
     def __init__(self) -> None:
         self.size = free_cores()
+        self.pieces = 4 * self.size if self.size > 1 else 1
         self._others = ThreadPoolExecutor(self.size - 1) if self.size > 1 else None
 
     def __enter__(self) -> Team:
@@ -291,14 +293,17 @@ class Team:
         if self._others:
             self._others.shutdown()
 
-    def run(self, function: Callable[[int, int], object]) -> None:
-        """``function`` of each member's number and their count, at the same time, the first in this thread."""
-        waiting = (
-            [self._others.submit(function, n, self.size) for n in range(1, self.size)] if self._others else []
-        )
-        function(0, self.size)
-        for other in waiting:
-            other.result()
+    def run(self, work: Callable[[int], object]) -> None:
+        """``work`` of each member's number, the first in this thread: done as soon as that is.
+
+        So ``work`` must return in the first thread only when all is done, whoever did it, and the others, if they
+        come late, must find nothing left to do.
+        """
+        others = [self._others.submit(work, n) for n in range(1, self.size)] if self._others else []
+        work(0)
+        for other in others:
+            if not other.cancel() and other.done():
+                other.result()
 
 
 def plain_recurrence() -> bool:

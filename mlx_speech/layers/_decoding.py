@@ -5,8 +5,8 @@ numba's cache on disk looks at no other file's changes: delete it after a change
 
 A product of one row is bound by memory: a BLAS copies the matrix into another order first, which costs several
 times as much as the product. Here a matrix lies in panels of :data:`PANEL` outputs, (P, K, PANEL), in half
-precision where that holds its numbers exactly (they are widened to float32 in registers), and several threads
-share the panels out. They wait for each other by counting, eight times a layer.
+precision where that holds its numbers exactly (they are widened to float32 in registers), and threads take panels
+one after another, as they are free.
 
 Letters: R rows, D width (padded to whole panels, as every size here), L layers, H heads, T audio frames.
 """
@@ -72,44 +72,40 @@ def _at(typing, address):
     return types.CPointer(types.float32)(address), pointer
 
 
-def _counter(context, builder, signature, arguments):
+def _place(context, builder, signature, arguments):
     array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return cgutils.get_item_pointer(
-        context, builder, signature.args[0], array, [ir.Constant(ir.IntType(64), 0)]
-    )
+    return cgutils.get_item_pointer(context, builder, signature.args[0], array, [arguments[1]])
 
 
 @intrinsic
-def _count(typing, counter):
+def _count(typing, counts, index):
     """Add 1 to an int64 that threads share; what it was before."""
 
     def add(context, builder, signature, arguments):
-        place = _counter(context, builder, signature, arguments)
+        place = _place(context, builder, signature, arguments)
         return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "seq_cst")
 
-    return types.int64(counter), add
+    return types.int64(counts, types.int64), add
 
 
 @intrinsic
-def _counted(typing, counter):
+def _counted(typing, counts, index):
     """An int64 that threads share, as it is now."""
 
     def read(context, builder, signature, arguments):
-        return builder.load_atomic(_counter(context, builder, signature, arguments), "seq_cst", 8)
+        return builder.load_atomic(_place(context, builder, signature, arguments), "seq_cst", 8)
 
-    return types.int64(counter), read
+    return types.int64(counts, types.int64), read
 
 
 @_inline
-def _together(counter, team):
-    """Go on once all of a team are here; the counter only ever grows."""
-    if team > 1:
-        goal = (_count(counter) // team + 1) * team
-        spins = 0
-        while _counted(counter) < goal:
-            spins += 1
-            if spins > _SPINS:
-                _yield_core()
+def _wait(counts, stage, pieces):
+    """Go on once all pieces of a stage are done, whoever did them."""
+    spins = 0
+    while _counted(counts, 2 * stage + 1) < pieces:
+        spins += 1
+        if spins > _SPINS:
+            _yield_core()
 
 
 # --- parts of a layer ----------------------------------------------------------------------------------------
@@ -188,15 +184,6 @@ def _product(x, w, bias, out, first, last):
             _four_rows(x[r : r + 4], w[p], out[r, a:b], out[r + 1, a:b], out[r + 2, a:b], out[r + 3, a:b])
         for r in range(whole, rows):
             _one_row(x[r], w[p], out[r, a:b])
-
-
-@_loop
-def _add(x, y, first, last):
-    """Add ``y`` to ``x`` in the panels ``first`` to ``last``."""
-    for r in range(x.shape[0]):
-        a, b = x[r], y[r]
-        for n in range(first * PANEL, last * PANEL):
-            a[n] += b[n]
 
 
 @_loop
@@ -298,15 +285,39 @@ def _audio_head(query, keys, values, scores, out):
 
 
 @_loop
-def logits(hidden, head, zeros, out, me, team):
-    """This thread's panels of the product of hidden states (R, D) and the vocabulary's matrix."""
-    panels = head.shape[0]
-    _product(hidden, head, zeros, out, panels * me // team, panels * (me + 1) // team)
+def _shared(x, w, bias, out, then, onto, counts, stage, pieces):
+    """A product of all, piece by piece by whoever is free; ``then`` 1 adds it to ``onto``, 2 takes its GELU."""
+    panels = w.shape[0]
+    while True:
+        i = _count(counts, 2 * stage)
+        if i >= pieces:
+            break
+        first, last = panels * i // pieces, panels * (i + 1) // pieces
+        _product(x, w, bias, out, first, last)
+        for r in range(x.shape[0]):
+            row, total = out[r], onto[r]
+            if then == 1:
+                for n in range(first * PANEL, last * PANEL):
+                    total[n] += row[n]
+            if then == 2:
+                for n in range(first * PANEL, last * PANEL):
+                    row[n] = _gelu_of(row[n])
+        _count(counts, 2 * stage + 1)
+    _wait(counts, stage, pieces)
 
 
 @_loop
-def step(x, weights, cache, audio, room, sizes, counter, me, team):
-    """Thread ``me`` of ``team``'s part of a decoder's step: all call it, with the same arrays.
+def logits(hidden, head, zeros, out, counts, stage, pieces):
+    """Scores (R, P · PANEL) of hidden states (R, D): this thread's part, and the others' are done too then."""
+    _shared(hidden, head, zeros, out, 0, out, counts, stage, pieces)
+
+
+@_loop
+def step(x, weights, cache, audio, room, sizes, counts, me, pieces):
+    """A thread's part of a decoder's step: as many as like call it, with the same arrays.
+
+    The work of a stage lies in pieces, which threads take one after another; once all are done, the next stage
+    begins. A thread that comes late, or not at all because the core is busy, is not waited for.
 
     Args:
         x: (R, D), the embedded tokens; all layers' sums then.
@@ -314,31 +325,15 @@ def step(x, weights, cache, audio, room, sizes, counter, me, team):
             output, of the audio's query, its output and the perceptron's two; norms (L, 3, 2, D), the last norm
             (2, D), and the vocabulary's matrix with as many zeros.
         cache: keys and values (L, H, R', positions, Dh), and the row (R, n) of each position; the last is this one.
-        audio: addresses (L, 2) of keys (W, H, Dh, T) and values (W, H, T, Dh), their T, and each row's window (R,).
-        room: to work in: (team, R, D), (R, 3D), (R, D), (R, D), (R, 4D), (team, scores) and the logits (R, V).
+        audio: addresses (L, 2) of keys (W, H, Dh, T) and values (W, H, T, Dh), their T, each row's window (R,), W.
+        room: to work in: (threads, R, D), (R, 3D), (R, D), (R, D), (R, 4D), (threads, scores); the logits (R, V).
         sizes: D without padding, and its heads H.
-        counter: (1,) int64 that the team shares and that only ever grows.
+        counts: (2 · (8L + 1),) zeros that the threads share: a stage's pieces that were taken and that are done.
         me: this thread.
-        team: how many there are.
+        pieces: how many a stage's work is cut into at most.
     """
-    (
-        qkv_w,
-        qkv_b,
-        out_w,
-        out_b,
-        ask_w,
-        ask_b,
-        tell_w,
-        tell_b,
-        up_w,
-        up_b,
-        down_w,
-        down_b,
-        norms,
-        last,
-        head,
-        zeros,
-    ) = weights
+    qkv_w, qkv_b, out_w, out_b, ask_w, ask_b, tell_w, tell_b, up_w, up_b, down_w, down_b = weights[:12]
+    norms, last, head, zeros = weights[12:]
     own_keys, own_values, source = cache
     addresses, length, window, windows = audio
     normed, qkv, mixed, added, wide, scores, scored = room
@@ -346,50 +341,44 @@ def step(x, weights, cache, audio, room, sizes, counter, me, team):
     rows, padded = x.shape
     size = width // heads
     h, score = normed[me], scores[me]
-    a, b = out_w.shape[1] * me // team, out_w.shape[1] * (me + 1) // team
-    first, final = rows * heads * me // team, rows * heads * (me + 1) // team
+    some = min(rows * heads, pieces)
     for layer in range(qkv_w.shape[0]):
+        at = 8 * layer
         _norm(x, norms[layer, 0, 0], norms[layer, 0, 1], width, h)
-        panels = qkv_w.shape[1]
-        _product(h, qkv_w[layer], qkv_b[layer], qkv, panels * me // team, panels * (me + 1) // team)
-        _together(counter, team)
-        for i in range(first, final):
-            n, r = i // rows, i % rows
-            part = slice(n * size, (n + 1) * size)
-            row = qkv[r]
-            _own_head(
-                row[part], row[padded:][part], row[2 * padded :][part],
-                own_keys[layer, n], own_values[layer, n], source[r], score, mixed[r, part],
-            )  # fmt: skip
-        _together(counter, team)
-        _product(mixed, out_w[layer], out_b[layer], added, a, b)
-        _add(x, added, a, b)
-        _together(counter, team)
+        _shared(h, qkv_w[layer], qkv_b[layer], qkv, 0, x, counts, at, min(qkv_w.shape[1], pieces))
+        while True:
+            i = _count(counts, 2 * at + 2)
+            if i >= some:
+                break
+            for j in range(rows * heads * i // some, rows * heads * (i + 1) // some):
+                n, r = j // rows, j % rows
+                part, row = slice(n * size, (n + 1) * size), qkv[r]
+                _own_head(
+                    row[part], row[padded:][part], row[2 * padded :][part],
+                    own_keys[layer, n], own_values[layer, n], source[r], score, mixed[r, part],
+                )  # fmt: skip
+            _count(counts, 2 * at + 3)
+        _wait(counts, at + 1, some)
+        _shared(mixed, out_w[layer], out_b[layer], added, 1, x, counts, at + 2, min(out_w.shape[1], pieces))
         _norm(x, norms[layer, 1, 0], norms[layer, 1, 1], width, h)
-        _product(h, ask_w[layer], ask_b[layer], added, a, b)
-        _together(counter, team)
+        _shared(h, ask_w[layer], ask_b[layer], added, 0, x, counts, at + 3, min(ask_w.shape[1], pieces))
         keys = numba.carray(_at(addresses[layer, 0]), (windows, heads, size, length))
         values = numba.carray(_at(addresses[layer, 1]), (windows, heads, length, size))
-        for i in range(first, final):
-            n, r = i // rows, i % rows
-            at = window[r]
-            part = slice(n * size, (n + 1) * size)
-            _audio_head(added[r, part], keys[at, n], values[at, n], score, mixed[r, part])
-        _together(counter, team)
-        _product(mixed, tell_w[layer], tell_b[layer], added, a, b)
-        _add(x, added, a, b)
-        _together(counter, team)
+        while True:
+            i = _count(counts, 2 * at + 8)
+            if i >= some:
+                break
+            for j in range(rows * heads * i // some, rows * heads * (i + 1) // some):
+                n, r = j // rows, j % rows
+                part = slice(n * size, (n + 1) * size)
+                _audio_head(added[r, part], keys[window[r], n], values[window[r], n], score, mixed[r, part])
+            _count(counts, 2 * at + 9)
+        _wait(counts, at + 4, some)
+        _shared(
+            mixed, tell_w[layer], tell_b[layer], added, 1, x, counts, at + 5, min(tell_w.shape[1], pieces)
+        )
         _norm(x, norms[layer, 2, 0], norms[layer, 2, 1], width, h)
-        panels = up_w.shape[1]
-        begin, end = panels * me // team, panels * (me + 1) // team
-        _product(h, up_w[layer], up_b[layer], wide, begin, end)
-        for r in range(rows):
-            row = wide[r]
-            for n in range(begin * PANEL, end * PANEL):
-                row[n] = _gelu_of(row[n])
-        _together(counter, team)
-        _product(wide, down_w[layer], down_b[layer], added, a, b)
-        _add(x, added, a, b)
-        _together(counter, team)
+        _shared(h, up_w[layer], up_b[layer], wide, 2, x, counts, at + 6, min(up_w.shape[1], pieces))
+        _shared(wide, down_w[layer], down_b[layer], added, 1, x, counts, at + 7, min(down_w.shape[1], pieces))
     _norm(x, last[0], last[1], width, h)
-    logits(h, head, zeros, scored, me, team)
+    logits(h, head, zeros, scored, counts, 8 * qkv_w.shape[0], min(head.shape[0], 2 * pieces))

@@ -29,7 +29,7 @@ class HostDecoder:
         self.origin = _weights(model)
         self.positions = fused.view(model.decoder.positional_embedding)
         self.width = model.config.n_text_state
-        self.padded = self._panels(self.width) * loops.PANEL
+        self.padded = self._padded(self.width)
         packed = self._pack(model, np.uint16) or self._pack(model, np.float32)
         assert packed is not None  # float32 holds float32
         self.weights = packed
@@ -48,15 +48,16 @@ class HostDecoder:
         x = np.zeros((len(hidden), self.padded), np.float32)
         x[:, : self.width] = hidden
         out = self.scores(len(hidden))
-        team.run(lambda me, size: self.loops.logits(x, self.head, self.weights[-1], out, me, size))
+        counts, pieces = np.zeros(2, np.int64), min(len(self.head), 2 * team.pieces)
+        team.run(lambda me: self.loops.logits(x, self.head, self.weights[-1], out, counts, 0, pieces))
         return out[:, : self.config.n_vocab]
 
     def scores(self, rows: int) -> np.ndarray:
         """Room for the vocabulary's scores, in whole panels."""
         return np.empty((rows, len(self.head) * self.loops.PANEL), np.float32)
 
-    def _panels(self, size: int) -> int:
-        return -(-size // self.loops.PANEL)
+    def _padded(self, size: int) -> int:
+        return -(-size // self.loops.PANEL) * self.loops.PANEL
 
     def _pack(self, model: Whisper, dtype: type) -> tuple[np.ndarray, ...] | None:
         """Everything in the order that the loops take it; ``None`` where the dtype does not hold it exactly."""
@@ -83,12 +84,14 @@ class HostDecoder:
         head = self._matrices([[model.decoder.token_embedding]], dtype)
         return None if head is None else (*parts, norms, last, head[0][0], head[1][0])
 
-    def _matrices(self, layers: list[list[nn.Module]], dtype: type) -> list[np.ndarray] | None:
+    def _matrices(
+        self, layers: list[list[nn.Module]], dtype: type, panel: int = 0
+    ) -> list[np.ndarray] | None:
         """Each layer's matrices side by side in panels, and their biases."""
         outputs, inputs = layers[0][0].weight.shape
-        count, panel = self._panels(outputs), self.loops.PANEL
-        beside = len(layers[0])
-        packed = np.zeros((len(layers), beside * count, self._panels(inputs) * panel, panel), dtype)
+        panel, beside = self.loops.PANEL, len(layers[0])
+        count = self._padded(outputs) // panel
+        packed: np.ndarray = np.zeros((len(layers), beside * count, self._padded(inputs), panel), dtype)
         biases = np.zeros((len(layers), beside * count * panel), np.float32)
         pack = self.loops.pack_half if dtype == np.uint16 else self.loops.pack_single
         for n, layer in enumerate(layers):
@@ -145,7 +148,6 @@ class HostState:
         self.source[:, : self.length] = self.window[:, None]
         self._audio = [(fused.view(k.swapaxes(-1, -2)), fused.view(v)) for k, v in state.cross_attention]
         self._addresses = np.array([[x.ctypes.data for x in pair] for pair in self._audio], np.int64)
-        self._counter = np.zeros(1, np.int64)
 
     def take(self, rows: np.ndarray) -> None:
         """Go on with these rows (N,), in this order."""
@@ -163,9 +165,10 @@ class HostState:
         scores = decoder.scores(rows)
         room = (*self._room(rows, x.shape[1], max(length, self.source.shape[1]), team.size), scores)
         sizes = decoder.width, heads
+        counts = np.zeros(2 * (8 * len(self.keys) + 1), np.int64)
         team.run(
-            lambda me, size: decoder.loops.step(
-                x, decoder.weights, cache, audio, room, sizes, self._counter, me, size
+            lambda me: decoder.loops.step(
+                x, decoder.weights, cache, audio, room, sizes, counts, me, team.pieces
             )
         )
         return scores[:, : decoder.config.n_vocab]
