@@ -12,8 +12,8 @@ boundaries are beginnings and ends of words that both sides have: those of ``kok
 synthesiser's durations (which run 20 to 34 ms late), those of ``pyannote_sample`` against people's, who marked
 phrases, so that a phrase's outer words count. ``sim_librispeech`` knows its words but not when they are said,
 ``ami`` not even the words. The costs of our rule were chosen on these recordings (speaker_costs.py leaves each out
-in turn). A recording's transcript and turns stay in ``out/speakers`` until the code changes, WhisperX's in
-``out/whisperx`` until its packages do.
+in turn). A recording's transcript and turns stay in ``out/speakers`` until our code or weights change, WhisperX's
+in ``out/whisperx`` until its packages do.
 """
 
 from __future__ import annotations
@@ -306,11 +306,19 @@ def _milliseconds(distances: list[float]) -> str:
     return f"{1000 * np.mean(distances):.0f}, {1000 * np.median(distances):.0f} ms ({len(distances)})"
 
 
+@cache
+def code() -> bytes:
+    """A digest of our sources and bundled weights."""
+    digest = hashlib.sha256()
+    for pattern in ("*.py", "assets/*/*.safetensors"):
+        for file in sorted((ROOT / "mlx_speech").rglob(pattern)):
+            digest.update(file.read_bytes())
+    return digest.digest()
+
+
 def kept(audio: Path, name: str, compute: Callable[[Path], Any]) -> Any:
-    """What ``compute`` makes of a recording, from disk where this code made it before."""
-    digest = hashlib.sha256(audio.read_bytes())
-    for source in sorted((ROOT / "mlx_speech").rglob("*.py")):
-        digest.update(source.read_bytes())
+    """What ``compute`` makes of a recording, from disk where this code and these weights made it before."""
+    digest = hashlib.sha256(audio.read_bytes() + code())
     path = KEPT / f"{audio.parent.name}.{audio.stem}.{name}.{digest.hexdigest()[:12]}.pickle"
     if not path.exists():
         begun = perf_counter()
