@@ -2,7 +2,7 @@
 
     python parity/bench_asr.py                               # all four parts, half an hour; parity/BENCH_ASR.md
     python parity/bench_asr.py --models base --clips short   # one part; the others stay as they are in out/asr/
-    python parity/bench_asr.py --no-slow                     # without mlx-whisper as installed
+    python parity/bench_asr.py --no-slow --rounds 1          # without mlx-whisper as installed; one run each
 
 Every contestant has a process of its own and all cores (asr_contestants.py). Greedy decoding at temperature 0
 only, language en, no text of earlier windows as a prompt. After a warm-up the contestants take turns, so that a
@@ -36,7 +36,7 @@ from asr_contestants import BASE, CONTESTANTS, FASTER, MARK, MODELS, RATE, SAME_
 HERE = Path(__file__).resolve().parent
 KEPT = HERE.parent / "out/asr"
 WORKER = HERE / "asr_contestants.py"
-ROUNDS = {"short": 3, "long": 3}
+ROUNDS = 3
 BUDGET = {"short": 9.0, "long": 20.0}  # seconds of counted runs after which a contestant has had its turn
 ENOUGH = 10  # budgets: a single run that takes longer is ended
 
@@ -114,7 +114,9 @@ class Worker:
         self.process.wait()
 
 
-def compete(model: str, clip: str, contestants: Sequence[Contestant], work: Path) -> list[Result]:
+def compete(
+    model: str, clip: str, contestants: Sequence[Contestant], work: Path, rounds: int
+) -> list[Result]:
     """All contestants on one clip: a warm-up on the short one each, then turn by turn."""
     workers = []
     for contestant in contestants:
@@ -122,12 +124,12 @@ def compete(model: str, clip: str, contestants: Sequence[Contestant], work: Path
         if not contestant.slow:
             workers[-1].run("short", counts=False)
         print(f"  {contestant.name}: ready", file=sys.stderr)
-    for number in range(ROUNDS[clip]):
+    for number in range(rounds):
         for w in workers:
             if not w.spent:
                 time.sleep(0.3)  # the last one's threads stop spinning
                 w.run(clip)
-        print(f"  round {number + 1} of {ROUNDS[clip]}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        print(f"  round {number + 1} of {rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     for w in workers:
         w.close()
     return [w.result for w in workers]
@@ -216,7 +218,7 @@ TITLES = {
 }
 
 
-def measure(model: str, clips: Sequence[str], slow: bool) -> None:
+def measure(model: str, clips: Sequence[str], slow: bool, rounds: int) -> None:
     """Run the clips' contests of one size, and keep their sections."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -225,7 +227,7 @@ def measure(model: str, clips: Sequence[str], slow: bool) -> None:
             load = os.getloadavg()[0]
             duration = len(np.load(work / f"{clip}.npy", mmap_mode="r")) / RATE
             chosen = [c for c in CONTESTANTS if clip in c.clips and (slow or not c.slow)]
-            results = compete(model, clip, chosen, work)
+            results = compete(model, clip, chosen, work, rounds)
             reference = (work / f"{clip}.txt").read_text(encoding="utf-8")
             body = results_table(clip, results, duration, reference)
             title = f"## {model}, {duration:.0f} s: {TITLES[clip]}"
@@ -245,11 +247,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--no-slow", action="store_true")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--clips", nargs="+", default=list(TITLES), choices=list(TITLES))
     arguments = parser.parse_args()
     for model in arguments.models:
-        measure(model, arguments.clips, not arguments.no_slow and sys.platform == "linux")
+        measure(model, arguments.clips, not arguments.no_slow and sys.platform == "linux", arguments.rounds)
     about = (
         "Written by `python parity/bench_asr.py`. Whisper in float32 (faster-whisper's int8 rows excepted), greedy "
         "at temperature 0 without fallback, language en, no prompt from earlier windows; each contestant in its "
