@@ -3,17 +3,18 @@
     python parity/bench_speakers.py     # writes parity/BENCH_SPEAKERS.md; goes on where it was stopped
 
 Ours is Whisper tiny.en (greedy), the bundled aligner and the preset ``fast``, and once more as WhisperX decodes
-and diarizes: beams of 5, ``community-1``. WhisperX's is whisperx_speech.py's, which says what it is made of. WER
-and cpWER are after Whisper's English normaliser; the word-speaker error is the share of the words matched to the
-reference that have another speaker, or none, under the best mapping of names. A word is matched, right or wrong,
-to one of a phrase within whose times its middle lies, give or take half a second: otherwise "I need to", said over
-"Neither did I", is taken for the next speaker's "I thought you". DER counts overlap, without a collar. Word
-boundaries are beginnings and ends of words that both sides have: those of ``kokoro_dialog`` against the
-synthesiser's durations (which run 20 to 34 ms late), those of ``pyannote_sample`` against people's, who marked
-phrases, so that a phrase's outer words count. ``sim_librispeech`` knows its words but not when they are said,
-``ami`` not even the words. The costs of our rule were chosen on these recordings (speaker_costs.py leaves each out
-in turn). A recording's transcript and turns stay in ``out/speakers`` until our code or weights change, WhisperX's
-in ``out/whisperx`` until its packages do.
+and diarizes: beams of 5, ``community-1``. WhisperX's is whisperx_speech.py's: its VAD, its recogniser with its
+default of 5 beams, its ``align`` with the bundled aligner made as spiky as its rule wants one (its own are not to
+be had here), pyannote.audio's community-1 and its rule. WER and cpWER are after Whisper's English normaliser; the
+word-speaker error is the share of the words matched to the reference that have another speaker, or none, under the
+best mapping of names. A word is matched, right or wrong, to one of a phrase within whose times its middle lies,
+give or take half a second: otherwise "I need to", said over "Neither did I", is taken for the next speaker's "I
+thought you". DER counts overlap, without a collar. Word boundaries are beginnings and ends of words that both
+sides have: those of ``kokoro_dialog`` against the synthesiser's durations (which run 20 to 34 ms late), those of
+``pyannote_sample`` against people's, who marked phrases, so that a phrase's outer words count. ``sim_librispeech``
+knows its words but not when they are said, ``ami`` not even the words. The costs of our rule were chosen on these
+recordings (speaker_costs.py leaves each out in turn). A recording's transcript and turns stay in ``out/speakers``
+until our code or weights change, WhisperX's in ``out/whisperx`` until its packages do.
 """
 
 from __future__ import annotations
