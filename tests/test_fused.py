@@ -99,6 +99,16 @@ def test_a_convolution_equals_mlx(stride, padding, bias):
     np.testing.assert_allclose(conv1d(x, conv), conv(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("kind", [np.array, mx.array])
+def test_logsumexp_of_a_vocabulary_equals_float64(kind):
+    x = (np.random.default_rng(0).standard_normal((3, 51865)) * 4).astype(np.float32)
+    x[1, ::2] = -1e9
+    wide = x.astype(np.float64)
+    wanted = wide.max(-1) + np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1))
+    np.testing.assert_allclose(elementwise.logsumexp(kind(x)), wanted, rtol=5e-7)
+
+
 def test_a_numba_that_does_not_import_is_done_without(monkeypatch):
     fused._compiled.cache_clear()
     monkeypatch.setitem(sys.modules, "mlx_speech.layers._loops", None)
