@@ -212,8 +212,17 @@ class Voices:
     config = WeSpeakerConfig()
     directions = np.random.default_rng(0).normal(size=(101, 256)).astype(np.float32)
 
-    def embed(self, audio: mx.array, masks: mx.array) -> mx.array:
-        samples, weights = np.array(audio), np.array(masks)
+    def fbank_of_stretch(self, audio: mx.array, size: int, step: int, rows: np.ndarray) -> mx.array:
+        return mx.stack([audio[n * step : n * step + size] for n in rows.tolist()])
+
+    def fbank(self, audio: mx.array) -> mx.array:
+        return audio
+
+    def trunk(self, fbank: mx.array) -> mx.array:
+        return fbank
+
+    def pool(self, features: mx.array, masks: mx.array) -> mx.array:
+        samples, weights = np.array(features), np.array(masks)
         frames = np.rint(samples[:, 495 + 270 * np.arange(weights.shape[2])] * 100).astype(int)
         sums = np.einsum("bsf,bfd->bsd", weights, self.directions[frames] * (frames > 0)[..., None])
         return mx.array(sums / np.maximum(weights.sum(2), 1)[..., None])

@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_speech.errors import AudioError
 from mlx_speech.features import kaldi_fbank
+from mlx_speech.models import wespeaker
 from mlx_speech.models.wespeaker import WeSpeaker, WeSpeakerConfig
 from mlx_speech.stages import embedding
 from mlx_speech.stages.embedding import embed_recording, embed_windows, speaker_masks, trunk_frames
@@ -83,12 +84,13 @@ def test_windows_share_frames_and_hear_the_same(model, audio, monkeypatch, step,
     """Each frame once where windows lie together a whole number of frames apart, else each window's own."""
     grid, heard = Grid(step=step), []
     energies = kaldi_fbank
-    monkeypatch.setattr(embedding, "kaldi_fbank", lambda x, n: heard.append(x.shape) or energies(x, n))
+    monkeypatch.setattr(wespeaker, "kaldi_fbank", lambda x, n: heard.append(x.shape) or energies(x, n))
     found = embedding._features(model, audio, grid, np.array(rows))
+    [shape] = heard
     wanted = model.fbank(cut(audio, grid, rows[0], rows[-1] + 1)[mx.array(rows) - rows[0]])
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
-    assert bool(heard) == (step != 0.999)
-    assert not heard or heard[0][0] <= len(rows) * 160000
+    assert len(shape) == (2 if step == 0.999 else 1)
+    assert shape[0] <= len(rows) * 160000
 
 
 def test_silence_needs_no_network(audio):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_speech import runtime
 from mlx_speech.errors import AudioError
@@ -174,6 +175,24 @@ class WeSpeaker(nn.Module):
         """
         x = kaldi_fbank(audio, self.config.n_mels)
         return x - mx.mean(x, axis=1, keepdims=True)
+
+    def fbank_of_stretch(self, audio: mx.array, size: int, step: int, rows: np.ndarray) -> mx.array:
+        """:meth:`fbank` of overlapping windows of a stretch; each frame is computed once.
+
+        Args:
+            audio: (L,) float32, the stretch.
+            size: of a window, in samples, at least 400.
+            step: from one window's start to the next one's, in samples, a multiple of the frames' 160.
+            rows: (B,) the windows' numbers; the stretch reaches to the last one's end.
+
+        Returns:
+            (B, T, M) float32.
+        """
+        width = self.config.n_mels
+        energies = mx.contiguous(kaldi_fbank(audio, width))
+        shape = (int(rows.max()) + 1, (size - FBANK_WINDOW) // FBANK_HOP + 1, width)
+        windows = mx.as_strided(energies, shape, (step // FBANK_HOP * width, width, 1))[mx.array(rows)]
+        return windows - mx.mean(windows, axis=1, keepdims=True)
 
     def trunk(self, fbank: mx.array) -> mx.array:
         """The convolutions.

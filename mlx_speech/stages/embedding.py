@@ -99,15 +99,10 @@ def _features(model: WeSpeaker, samples: np.ndarray, grid: Grid, rows: np.ndarra
     """What the trunk hears of some windows, (B, T, M): where they share frames, each frame is computed once."""
     size, step = round(grid.window * SAMPLE_RATE), round(grid.step * SAMPLE_RATE)
     first, last = int(rows[0]), int(rows[-1]) + 1
-    chosen = mx.array(rows - first)
     audio = stretch(samples, grid, first, last)
     if step % FBANK_HOP or len(audio) > len(rows) * size:
-        return model.fbank(cut(samples, grid, first, last)[chosen])
-    energies = mx.contiguous(kaldi_fbank(mx.array(audio), model.config.n_mels))
-    width, frames = model.config.n_mels, (size - FBANK_WINDOW) // FBANK_HOP + 1
-    shape, strides = (last - first, frames, width), (step // FBANK_HOP * width, width, 1)
-    windows = mx.as_strided(energies, shape, strides)[chosen]
-    return windows - mx.mean(windows, axis=1, keepdims=True)
+        return model.fbank(cut(samples, grid, first, last)[mx.array(rows - first)])
+    return model.fbank_of_stretch(mx.array(audio), size, step, rows - first)
 
 
 def _shared(
