@@ -84,9 +84,7 @@ class HostDecoder:
         head = self._matrices([[model.decoder.token_embedding]], dtype)
         return None if head is None else (*parts, norms, last, head[0][0], head[1][0])
 
-    def _matrices(
-        self, layers: list[list[nn.Module]], dtype: type, panel: int = 0
-    ) -> list[np.ndarray] | None:
+    def _matrices(self, layers: list[list[nn.Module]], dtype: type) -> list[np.ndarray] | None:
         """Each layer's matrices side by side in panels, and their biases."""
         outputs, inputs = layers[0][0].weight.shape
         panel, beside = self.loops.PANEL, len(layers[0])
