@@ -28,25 +28,34 @@ Run = Callable[[np.ndarray], str]
 # --- contestants: each loads its model and returns what turns samples into text -----------------------------
 
 
-def ours(work: Path, model: str, words: bool = False, pipeline: bool = True, batch_size: int = 8) -> Run:
+def ours(
+    work: Path,
+    model: str,
+    words: bool = False,
+    pipeline: bool = True,
+    batch_size: int = 8,
+    timestamps: bool = True,
+) -> Run:
     from mlx_speech.pipeline import Transcriber
     from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
     from mlx_speech.stages.transcribe import transcribe_spans
     from mlx_speech.types import Span
 
     transcriber = Transcriber.load(f"whisper-{model}", align="none", dtype="float32")
-    decode = DecodeOptions(temperatures=(0.0,))
+    decode = DecodeOptions(temperatures=(0.0,), beam_size=1, timestamps=timestamps)
     options = TranscribeOptions(language="en", words=words, batch_size=batch_size, decode=decode)
 
     def window(audio: np.ndarray) -> str:
-        spans = [Span(0.0, len(audio) / RATE)]
+        whole = len(audio) / RATE
+        step = whole if timestamps else 30.0  # without timestamps a window's end is where the next begins
+        spans = [Span(t, min(t + step, whole)) for t in np.arange(0.0, whole, step).tolist()]
         found, _ = transcribe_spans(transcriber.whisper, transcriber.tokenizer, audio, spans, options)
         return " ".join(s.text for s in found)
 
-    def whole(audio: np.ndarray) -> str:
+    def recording(audio: np.ndarray) -> str:
         return " ".join(s.text for s in transcriber.transcribe(audio, options).segments)
 
-    return whole if pipeline else window
+    return recording if pipeline else window
 
 
 def mlx_whisper(work: Path, model: str) -> Run:
@@ -143,10 +152,14 @@ class Contestant:
 
 
 WINDOW, PIPELINE = "mlx_speech, one window, no VAD", "mlx_speech, VAD + Whisper"
+PLAIN = WINDOW + ", no timestamps"  # as transformers runs: the same tokens
 FASTER, SAME_BLAS = "faster-whisper, float32", "mlx-whisper, the same OpenBLAS"
+TRANSFORMERS = "transformers, windows of 30 s"
+TRANSFORMERS_8 = TRANSFORMERS + ", 8 at once"
 CONTESTANTS = (
     Contestant(WINDOW, ours, {"pipeline": False}, ("short",)),
     Contestant(WINDOW + ", word times", ours, {"pipeline": False, "words": True}, ("short",)),
+    Contestant(PLAIN, ours, {"pipeline": False, "timestamps": False}),
     Contestant(PIPELINE, ours),
     Contestant(PIPELINE + ", one window at a time", ours, {"batch_size": 1}, ("long",)),
     Contestant(PIPELINE + ", word times", ours, {"words": True}),
@@ -161,8 +174,8 @@ CONTESTANTS = (
         ("long",),
     ),
     Contestant(SAME_BLAS, mlx_whisper, blas=True),
-    Contestant("transformers, windows of 30 s", transformers),
-    Contestant("transformers, windows of 30 s, 8 at once", transformers, {"batch_size": 8}, ("long",)),
+    Contestant(TRANSFORMERS, transformers),
+    Contestant(TRANSFORMERS_8, transformers, {"batch_size": 8}, ("long",)),
     Contestant("openai-whisper (torch)", openai_whisper),
     Contestant("mlx-whisper as installed (reference BLAS)", mlx_whisper, clips=("short",), slow=True),
 )
