@@ -22,7 +22,7 @@ from mlx_speech.errors import ModelNotFoundError, OptionError
 from mlx_speech.pipeline import Aligner
 from mlx_speech.readers import read_transcript
 from mlx_speech.registry import CARDS
-from mlx_speech.stages import aligners, placing
+from mlx_speech.stages import aligners, placing, walk
 from mlx_speech.stages.align import align_segments, align_text
 from mlx_speech.stages.emissions import Alphabet, Listener
 from mlx_speech.stages.placing import AlignOptions
@@ -340,6 +340,7 @@ def test_a_long_text_is_placed_within_a_beam_and_without_where_that_loses_the_wa
     text = "\n".join(t for _, t in said)
     exact = align_text(listener, audio, text, "en")
     monkeypatch.setattr(placing, "_EXACT", 0)
+    monkeypatch.setattr(walk, "CELLS", 0)
     search, widths = placing.ctc.viterbi, []
 
     def watch(*given, beam=None, **options):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_speech.stages import ctc
+from mlx_speech.stages import ctc, walk
 
 CASES = st.tuples(
     st.integers(0, 2**32 - 1),  # seed
@@ -66,7 +66,7 @@ def test_viterbi_is_the_best_of_all_paths(block, case):
     every = paths_of(frames, log_probs.shape[1], blank).get(tuple(tokens.tolist()))
     best = None if every is None else log_probs[np.arange(frames), every].astype(np.float64).sum(1).max()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ctc, "_BLOCK", block)
+        patch.setattr(ctc, "BLOCK", block)
         path = ctc.viterbi(log_probs, tokens, blank)
     if best is None:
         assert path is None
@@ -153,7 +153,7 @@ def test_a_beam_finds_a_path_that_is_never_better_than_the_best(seed, width, chu
     tokens = np.concatenate([tokens, rng.integers(1, 20, int(rng.integers(0, 20)))])  # some are not said
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ctc, "_CHUNK", chunk)
-        patch.setattr(ctc, "_BLOCK", 2 * chunk + 1)
+        patch.setattr(ctc, "BLOCK", 2 * chunk + 1)
         best, found = ctc.viterbi(log_probs, tokens), ctc.viterbi(log_probs, tokens, beam=width)
     if found is not None:
         said = symbols_of(found, tokens, len(log_probs), 0)
@@ -171,7 +171,7 @@ def test_blocks_change_nothing_on_a_long_recording(monkeypatch):
     log_probs = np.log(rng.dirichlet(np.full(20, 0.1), 3000) + 1e-12).astype(np.float32)
     tokens = rng.integers(1, 20, 700)
     whole = ctc.viterbi(log_probs, tokens)
-    monkeypatch.setattr(ctc, "_BLOCK", 97)
+    monkeypatch.setattr(ctc, "BLOCK", 97)
     monkeypatch.setattr(ctc, "_GATHER", 5000)
     parts = ctc.viterbi(log_probs, tokens)
     for name in ("starts", "ends", "scores"):
@@ -200,3 +200,30 @@ def test_equal_neighbours_need_a_blank_between():
     assert ctc.frames_needed([1, 1, 2, 2, 2]) == 8
     assert ctc.viterbi(log_probs, [1, 1]) is None
     assert ctc.viterbi(log_probs, [1, 2]) is not None
+
+
+@pytest.mark.parametrize("cells", [1 << 22, 4000, 1])
+@pytest.mark.parametrize("block", [2048, 53])
+def test_problems_side_by_side_are_placed_as_one_by_one(monkeypatch, cells, block):
+    monkeypatch.setattr(walk, "CELLS", cells)
+    monkeypatch.setattr(ctc, "BLOCK", block)
+    rng = np.random.default_rng(cells + block)
+    problems = []
+    for n, count in enumerate((40, 1, 3, 0, 17, 40, 25, 9)):
+        if n % 2:
+            log_probs, tokens = speechlike(rng, max(count, 1))
+            tokens = tokens[:count]
+        else:  # noise, and as few frames as there may be, or one less
+            tokens = rng.integers(1, 4, count)
+            frames = ctc.frames_needed(tokens) + (0, -1, 53, 106)[n // 2]
+            log_probs = np.log(rng.dirichlet(np.ones(6), frames)).astype(np.float32)
+        outside = None if n % 3 == 0 else log_probs[:, 1:].max(1) - 2
+        problems.append(walk.Problem(log_probs, tokens, outside))
+    found = walk.viterbi_each(problems)
+    for problem, path in zip(problems, found, strict=True):
+        wanted = ctc.viterbi(problem.log_probs, problem.tokens, outside=problem.outside)
+        assert (path is None) == (wanted is None)
+        if wanted is not None:
+            for name in ("starts", "ends", "scores", "along"):
+                assert np.array_equal(getattr(path, name), getattr(wanted, name)), name
+    assert sum(path is None for path in found) == 2

@@ -4,8 +4,8 @@ T frames, N tokens, V symbols. Two rules:
 
 - :func:`viterbi`, what CTC means: a token fills one or more frames, blanks may stand between tokens and must
   stand between two equal ones. Exact, in one pass over the frames with vector arithmetic over the tokens.
-  Scores are kept only every ``_BLOCK`` frames; the path is found from the end backwards by computing each
-  block again, for the few tokens that it can hold. So memory is 8·T·N/_BLOCK bytes and some megabytes, and
+  Scores are kept only every ``BLOCK`` frames; the path is found from the end backwards by computing each
+  block again, for the few tokens that it can hold. So memory is 8·T·N/BLOCK bytes and some megabytes, and
   time is proportional to T·N. With a beam only the tokens between the first and the last whose score is near
   the best are kept: time and memory are then proportional to T, and the path need not be the best.
 - :func:`blank_stay`, the rule of torchaudio's old tutorial and of WhisperX: a token is said in one frame, and
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BLOCK = 2048  # frames between kept scores
+BLOCK = 2048
+"""Frames between kept scores; after so many, scores are counted from the best one anew."""
 _CHUNK = 128  # frames between looks at which tokens matter
 _GATHER = 1 << 22  # emissions gathered at a time
 _FLOOR = -1e4  # log-probabilities are cut here, so that sums stay finite
@@ -76,8 +77,7 @@ def viterbi(
     states = _Trellis(log_probs, wanted, blank, outside).states(beam)
     if states is None:
         return None
-    symbols = np.where(states < 0, blank, wanted[states])
-    return _path(states, log_probs[np.arange(len(symbols)), symbols])
+    return path_through(states, log_probs, wanted, blank)
 
 
 @dataclass(slots=True)
@@ -118,14 +118,9 @@ class _Trellis:
     def __init__(
         self, log_probs: np.ndarray, tokens: np.ndarray, blank: int, outside: np.ndarray | None = None
     ) -> None:
-        scores = np.maximum(log_probs, np.float32(_FLOOR), dtype=np.float32)
-        self.relative = scores - scores[:, blank : blank + 1]
-        gain = 0.0 if outside is None else np.maximum(outside - scores[:, blank], 0.0)
-        self.outside = np.broadcast_to(np.float32(gain), len(scores))
+        self.relative, self.outside = from_blank(log_probs, blank, outside)
         self.tokens = tokens
-        # stepping from a token straight to an equal one is forbidden
-        self.repeat = np.zeros(len(tokens), np.float32)
-        self.repeat[1:][tokens[1:] == tokens[:-1]] = -np.inf
+        self.repeat = no_repeats(tokens)
 
     def states(self, beam: float = np.inf) -> np.ndarray | None:
         """The best path: for each frame its token's number, or -1 for a blank; ``None`` where none is left."""
@@ -136,19 +131,19 @@ class _Trellis:
         blank = bool(end.after[-1] > end.on[-1])
         out = np.empty(frames, np.int64)
         for number in reversed(range(len(kept))):
-            first, last = number * _BLOCK, min((number + 1) * _BLOCK, frames)
+            first, last = number * BLOCK, min((number + 1) * BLOCK, frames)
             low = max(kept[number].low, token - (last - first) - 1)
             rows = self._rows(kept[number].between(low, token), first, last)
-            token, blank = self._trace(rows, out, first, last, low, token, blank)
+            token, blank = trace_back(*rows, self.repeat, out[first:last], token, blank, low)
         return out
 
     def _forward(self, beam: float) -> tuple[list[_Scores], _Scores]:
         """The scores before every block, and those at the end."""
         scores = _Scores(0, np.full(1, -np.inf, np.float32), np.zeros(1, np.float32))
         kept = []
-        for first in range(0, len(self.relative), _BLOCK):
+        for first in range(0, len(self.relative), BLOCK):
             kept.append(scores)
-            last = min(first + _BLOCK, len(self.relative))
+            last = min(first + BLOCK, len(self.relative))
             for start in range(first, last, _CHUNK):
                 stop = min(start + _CHUNK, last)
                 # a frame brings at most one token into reach
@@ -194,34 +189,68 @@ class _Trellis:
             rows[0, n], rows[1, n] = scores.on, scores.after
         return rows[0], rows[1]
 
-    def _trace(
-        self,
-        rows: tuple[np.ndarray, np.ndarray],
-        out: np.ndarray,
-        first: int,
-        last: int,
-        low: int,
-        token: int,
-        blank: bool,
-    ) -> tuple[int, bool]:
-        """Walk back from the state after the last frame to the one before the first; tokens count from 1."""
-        on, after = rows
-        for t in range(last - 1, first - 1, -1):
-            n, row = token - low, t - first
-            out[t] = -1 if blank else token - 1
-            if blank:
-                blank = not on[row, n] > after[row, n]
-                continue
-            stay, enter = on[row, n], after[row, n - 1]
-            step = on[row, n - 1] + self.repeat[token - 1]
-            if step > stay and step >= enter:
-                token -= 1
-            elif enter > stay:
-                token, blank = token - 1, True
-        return token, blank
+
+def from_blank(
+    log_probs: np.ndarray, blank: int, outside: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each symbol (T, V) and a frame outside of the text (T,) score above the blank; float32 and finite."""
+    scores = np.maximum(log_probs, np.float32(_FLOOR), dtype=np.float32)
+    gain = 0.0 if outside is None else np.maximum(outside - scores[:, blank], 0.0)
+    return scores - scores[:, blank : blank + 1], np.broadcast_to(np.float32(gain), len(scores))
 
 
-def _path(states: np.ndarray, along: np.ndarray) -> Path:
+def no_repeats(tokens: np.ndarray) -> np.ndarray:
+    """What a step to each token straight from the one before it costs (N,): between equal ones it is forbidden."""
+    costs = np.zeros(len(tokens), np.float32)
+    costs[1:][tokens[1:] == tokens[:-1]] = -np.inf
+    return costs
+
+
+def trace_back(
+    on: np.ndarray,
+    after: np.ndarray,
+    repeat: np.ndarray,
+    out: np.ndarray,
+    token: int,
+    blank: bool,
+    low: int = 0,
+) -> tuple[int, bool]:
+    """Walk back from the state after the last frame, writing each frame's token, counted from 0, or -1 for a blank.
+
+    Args:
+        on: scores of being on a token before each frame, (≥ T, ≥ N), float32.
+        after: of being in the blank behind it.
+        repeat: (N,) what :func:`no_repeats` says.
+        out: (T,) written.
+        token: where the walk begins; tokens count from 1.
+        blank: whether in the blank behind it.
+        low: the token of the first column.
+
+    Returns:
+        The token and the blank before the first frame.
+    """
+    on_it, behind = on.data, after.data  # memoryviews: quicker than numpy's scalars
+    costs, found = repeat.tolist(), []
+    for t in range(len(out) - 1, -1, -1):
+        n = token - low
+        found.append(-1 if blank else token - 1)
+        if blank:
+            blank = not on_it[t, n] > behind[t, n]
+            continue
+        stay, enter = on_it[t, n], behind[t, n - 1]
+        step = on_it[t, n - 1] + costs[token - 1]
+        if step > stay and step >= enter:
+            token -= 1
+        elif enter > stay:
+            token, blank = token - 1, True
+    out[:] = found[::-1]
+    return token, blank
+
+
+def path_through(states: np.ndarray, log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> Path:
+    """The path by each frame's token (T,), counted from 0, or -1 for a blank."""
+    symbols = np.where(states < 0, blank, tokens[states])
+    along = log_probs[np.arange(len(symbols)), symbols]
     frames = np.flatnonzero(states >= 0)
     _, first, counts = np.unique(states[frames], return_index=True, return_counts=True)
     sums = np.add.reduceat(np.exp(along[frames], dtype=np.float64), first)

@@ -7,7 +7,7 @@ in batches; only the stretches that are asked for are heard, and only the column
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -74,12 +74,18 @@ class Alphabet:
         self.delimiter = columns.get(delimiter, columns.get(" "))
         self.columns = {t: n for t, n in columns.items() if len(t) == 1 and n != self.delimiter}
         self.letters = tuple(sorted(self.columns.values()))
+        self._found: dict[str, tuple[int, ...]] = {}
 
     def of(self, letter: str) -> tuple[int, ...]:
         """The columns of a letter in lower case: its own, those of what it is made of, or none.
 
         A letter that the model does not know has the column -1, a wildcard; other characters have none.
         """
+        if letter not in self._found:
+            self._found[letter] = self._look_up(letter)
+        return self._found[letter]
+
+    def _look_up(self, letter: str) -> tuple[int, ...]:
         found = self._known(letter)
         if found is None:
             plain = _PLAIN.get(letter) or "".join(
@@ -124,7 +130,7 @@ class Emissions:
         self.core = self.size - 2 * margin if self.size < self.frames else max(self.size, 1)
         self.margin = margin
         wanted = {k for a, b in spans for k in range(a // self.core, -(-b // self.core))}
-        self.queue = sorted(wanted, reverse=True)
+        self.batches = self._batches(sorted(wanted))
         self.heard: dict[int, np.ndarray] = {}
 
     def part(self, first: int, last: int) -> np.ndarray:
@@ -141,21 +147,35 @@ class Emissions:
         return joined[first - offset : last - offset]
 
     def _hear(self) -> None:
-        batch = [self.queue.pop() for _ in range(min(self.batch_size, len(self.queue)))]
-        starts = [min(max(k * self.core - self.margin, 0), self.frames - self.size) for k in batch]
-        shares = runtime.shares(len(batch), 1 if runtime.on_cpu() else len(batch))
-        found = np.concatenate(runtime.spread(lambda some: self._scores(starts[some]), shares))
-        for k, s, rows in zip(batch, starts, found, strict=True):
+        batch, found = next(self.batches)
+        for k, s, rows in zip(batch, self._starts(batch), found, strict=True):
             first = k * self.core
             self.heard[k] = rows[first - s : min(first + self.core, self.frames) - s].copy()
 
-    def _scores(self, starts: Sequence[int]) -> np.ndarray:
+    def _batches(self, wanted: Sequence[int]) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+        """Some windows at a time, with their scores (B, T, C + 2): a GPU hears the next ones meanwhile."""
+        batches = [wanted[n : n + self.batch_size] for n in range(0, len(wanted), self.batch_size)]
+        if not runtime.on_cpu():
+            yield from runtime.on_host((batch, self._scores(self._starts(batch))) for batch in batches)
+            return
+        for batch in batches:
+            starts = self._starts(batch)
+            shares = runtime.shares(len(batch), 1)
+            found = runtime.spread(self._on_host, [starts[some] for some in shares])
+            yield batch, np.concatenate(found)
+
+    def _starts(self, batch: Sequence[int]) -> list[int]:
+        """The frames that windows begin at, margin included."""
+        return [min(max(k * self.core - self.margin, 0), self.frames - self.size) for k in batch]
+
+    def _on_host(self, starts: Sequence[int]) -> np.ndarray:
+        return np.array(self._scores(starts))
+
+    def _scores(self, starts: Sequence[int]) -> mx.array:
         """Log-probabilities of the columns in the windows that begin at these frames, (B, T, C + 2)."""
         samples = self.model.config.input_length(self.size)
         audio = mx.array(np.stack([self.audio[s * self.stride : s * self.stride + samples] for s in starts]))
         logits = self.model(self.model.normalize(audio)).astype(mx.float32)
         logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         best = mx.max(logits[..., mx.array(self.alphabet.letters, mx.int32)], axis=-1, keepdims=True)
-        found = mx.concatenate([logits[..., self.columns], best, best], axis=-1)
-        mx.eval(found)
-        return np.array(found)
+        return mx.concatenate([logits[..., self.columns], best, best], axis=-1)

@@ -21,12 +21,13 @@ import numpy as np
 
 from mlx_speech.audio import SAMPLE_RATE
 from mlx_speech.errors import OptionError
-from mlx_speech.stages import ctc
+from mlx_speech.stages import ctc, walk
 from mlx_speech.stages.emissions import Alphabet, Emissions, Listener
 from mlx_speech.stages.spoken import SpokenWord, split_words, spoken_form
 from mlx_speech.types import Character, Segment, Word
 
 _EXACT = 1 << 27  # frames times tokens up to which every placement is tried: a second's work
+_TOGETHER = 4 * walk.CELLS  # of several works, so that they find others of their length
 # Beyond, a token's score may lag behind the best by so much (natural logarithm of a likelihood): to wait for
 # the text through five minutes of untranscribed speech cost the bundled model 12,000.
 _BEAM = 20_000.0
@@ -182,18 +183,37 @@ def place(
     heard = [s for s in spans if s[1] > s[0]]
     emissions = Emissions(listener, audio, heard, [alphabet.blank, *used], options.batch_size)
     rank = {c: n for n, c in enumerate(used, 1)}
-    for w, (first, last) in zip(work, spans, strict=True):
-        rows = emissions.part(first, last)
-        found = _fit(w, rows, rank, clock, first, audio, options)
-        if found is None and len(w.segments) > 1:
-            found = []
-            for single in w.alone(alphabet):
-                a, b = (min(max(f, first), last) for f in clock.frames(single.start, single.end, total))
-                one = _fit(single, rows[a - first : b - first], rank, clock, a, audio, options)
-                found += one or [unplaced(single.segments[0], len(audio) / SAMPLE_RATE)]
-        yield found or [unplaced(s, len(audio) / SAMPLE_RATE) for s in w.segments]
-        if progress:
-            progress(w.end)
+    for some in _together(work, spans):
+        chosen = [work[n] for n in some]
+        rows = [emissions.part(*spans[n]) for n in some]
+        paths = _find_each(chosen, rows, rank, options)
+        for w, heard_it, path, (first, last) in zip(chosen, rows, paths, spans[some.start :], strict=False):
+            found = [] if path is None else _fit(w, path, clock, first, audio, options)
+            if path is None and len(w.segments) > 1:
+                alone = w.alone(alphabet)
+                limits = [clock.frames(one.start, one.end, total) for one in alone]
+                parts = [(min(max(a, first), last), min(max(b, first), last)) for a, b in limits]
+                cut = [heard_it[a - first : b - first] for a, b in parts]
+                own = _find_each(alone, cut, rank, options)
+                for one, path_alone, (a, _) in zip(alone, own, parts, strict=True):
+                    fits = path_alone and _fit(one, path_alone, clock, a, audio, options)
+                    found += fits or [unplaced(one.segments[0], len(audio) / SAMPLE_RATE)]
+            yield found or [unplaced(s, len(audio) / SAMPLE_RATE) for s in w.segments]
+            if progress:
+                progress(w.end)
+
+
+def _together(work: Sequence[Work], spans: Sequence[tuple[int, int]]) -> Iterator[range]:
+    """Works that are placed side by side."""
+    first, cells = 0, 0
+    for n, (w, (low, high)) in enumerate(zip(work, spans, strict=True)):
+        own = (high - low) * len(w.columns)
+        if n > first and cells + own > _TOGETHER:
+            yield range(first, n)
+            first, cells = n, 0
+        cells += own
+    if work:
+        yield range(first, len(work))
 
 
 @dataclass(frozen=True)
@@ -222,20 +242,9 @@ class _Clock:
 
 
 def _fit(
-    work: Work,
-    rows: np.ndarray,
-    rank: Mapping[int, int],
-    clock: _Clock,
-    first: int,
-    audio: np.ndarray,
-    options: AlignOptions,
-) -> list[Segment] | None:
-    """The best placement in the frames, as segments; ``None`` where there is none."""
-    wild = rows.shape[1] - 2
-    tokens = np.array([wild + n % 2 if c < 0 else rank[int(c)] for n, c in enumerate(work.columns)], np.intp)
-    path = _find(rows, tokens, options)
-    if path is None:
-        return None
+    work: Work, path: ctc.Path, clock: _Clock, first: int, audio: np.ndarray, options: AlignOptions
+) -> list[Segment]:
+    """The segments of a work whose frames, counted from ``first``, the path goes through."""
     starts, ends = (np.clip(clock.seconds(first + x), work.start, work.end) for x in (path.starts, path.ends))
     timed = _Timed.of(path, starts, ends, work, audio, options.meet)
     out: list[Segment] = []
@@ -254,14 +263,28 @@ def _fit(
     return out
 
 
-def _find(rows: np.ndarray, tokens: np.ndarray, options: AlignOptions) -> ctc.Path | None:
+def _find_each(
+    work: Sequence[Work], rows: Sequence[np.ndarray], rank: Mapping[int, int], options: AlignOptions
+) -> list[ctc.Path | None]:
+    """The best placement of each work in its frames; ``None`` where there is none."""
+    tokens = [_tokens(w, r.shape[1] - 2, rank) for w, r in zip(work, rows, strict=True)]
     if options.method != "viterbi":
-        return _METHODS[options.method](rows, tokens, 0)
-    outside = rows[:, -1] - _OUTSIDE
-    path = None
-    if len(rows) * len(tokens) > _EXACT:
-        path = ctc.viterbi(rows, tokens, beam=_BEAM, outside=outside)
-    return path or ctc.viterbi(rows, tokens, outside=outside)
+        return [_METHODS[options.method](r, t, 0) for r, t in zip(rows, tokens, strict=True)]
+    problems = [walk.Problem(r, t, r[:, -1] - _OUTSIDE) for r, t in zip(rows, tokens, strict=True)]
+    found = {
+        n: ctc.viterbi(p.log_probs, p.tokens, beam=_BEAM, outside=p.outside)
+        for n, p in enumerate(problems)
+        if p.cells > _EXACT
+    }
+    rest = [n for n in range(len(problems)) if found.get(n) is None]
+    found.update(zip(rest, walk.viterbi_each([problems[n] for n in rest]), strict=True))
+    return [found[n] for n in range(len(problems))]
+
+
+def _tokens(work: Work, wild: int, rank: Mapping[int, int]) -> np.ndarray:
+    """Its columns (N,) among those that were listened for; wildcards take two columns in turn."""
+    columns = (wild + n % 2 if c < 0 else rank[c] for n, c in enumerate(work.columns.tolist()))
+    return np.fromiter(columns, np.intp, len(work.columns))
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,8 @@ def _pieces(word: str, before: str, after: str, language: str) -> list[Piece]:
 
 def _clusters(word: str) -> list[str]:
     """A word cut into characters, marks that combine with the one before them left there."""
+    if word.isascii():
+        return list(word)
     out: list[str] = []
     for c in word:
         joins = unicodedata.category(c) in ("Mn", "Me", "Cf") or "\U0001f3fb" <= c <= "\U0001f3ff"
