@@ -84,7 +84,7 @@ class _Spool:
         """What the file holds goes into memory; blocks that were not written whole still are there."""
         self.full = True
         written = sum(map(len, self.held)) - (self.count - self.saved)
-        held = np.concatenate(self.held)[written:]
+        held = np.concatenate([np.zeros(0, np.float32), *self.held])[written:]
         self.held = [held]
         if self.saved:
             self.file.seek(0)

@@ -86,6 +86,17 @@ def test_a_full_disk_keeps_the_rest_in_memory(small, monkeypatch, room):
     assert spool.is_spooled(found) == (room >= 4 * 2010)
 
 
+@pytest.mark.parametrize("sizes", [(2000,), (900, 200, 300)])
+def test_a_file_system_without_mappings_keeps_all_in_memory(small, monkeypatch, sizes):
+    class Refused(spool._Mapping):
+        def __new__(cls, *_, **__):
+            raise OSError(errno.ENODEV, "No such device")
+
+    given = blocks(*sizes)
+    monkeypatch.setattr(spool, "_Mapping", Refused)
+    assert np.array_equal(spool.spooled(given), np.concatenate(given))
+
+
 def test_a_decoder_that_fails_is_heard(small):
     def broken():
         yield from blocks(2000)
