@@ -242,10 +242,14 @@ def spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
     waiting = iter(range(len(items)))  # next() of it is atomic
     work = partial(_work, function, items, waiting, results, errors)
     threads = [threading.Thread(target=work) for _ in range(min(cores(), len(items)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # Ctrl-C ends the others' work too: Python waits for them at its end
+        errors.append(error)
+        raise
     if errors:
         raise errors[0]
     return [results[n] for n in range(len(items))]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import threading
+import time
 
 import mlx_speech  # noqa: F401  isort: skip  (first: it loads the BLAS)
 
@@ -154,6 +156,24 @@ def test_spread_within_spread_runs_where_it_is():
 def test_spread_raises_what_was_raised():
     with pytest.raises(ZeroDivisionError):
         runtime.spread(lambda n: 1 // n, [1, 0, 2])
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_ctrl_c_ends_spread_work():
+    begun = []
+
+    def work(n: int) -> None:
+        if not begun:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        begun.append(n)
+        time.sleep(0.05)
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.spread(work, range(60))
+    time.sleep(0.2)
+    so_far = len(begun)
+    time.sleep(0.2)
+    assert so_far == len(begun) < 30
 
 
 @pytest.mark.usefixtures("three_cores")
