@@ -29,6 +29,8 @@ def said(text: str, language: str) -> str:
         ("$43,000", "forty three thousand dollars"),
         ("($43,000).", "forty three thousand dollars"),
         ("$1 £3.50 5€ $1.5M", "one dollar|three pounds fifty|five euros|one point five million dollars"),
+        ("$10 $100 £1000 $1k", "ten dollars|one hundred dollars|one thousand pounds|one thousand dollars"),
+        ("$1.50 £1.00 $0.1", "one dollar fifty|one pound|zero point one dollars"),
         ("$5 million, €2 billion", "five|million dollars|two|billion euros"),
         ("1,234,567.89", "one million two hundred and thirty four thousand five hundred and sixty seven "
          "point eight nine"),

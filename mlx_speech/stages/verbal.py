@@ -281,8 +281,10 @@ def say_symbol(symbol: str, language: str) -> str:
 
 
 def say_money(symbol: str, number: str, magnitude: str, language: str) -> str | None:
-    """43,000 and $ → forty three thousand dollars."""
+    """43,000 and $ → forty three thousand dollars; a dollar alone is one, with or without cents."""
     name = say_symbol(symbol, language)
+    one = re.fullmatch(r"1(?:[.,]\d\d)?", number) and not magnitude
+    name = _SINGULAR.get(name, name) if one else name
     many = MAGNITUDES.get(language, {}).get(magnitude.lower(), magnitude)
     cents = re.fullmatch(r"([\d.,'’]*\d)[.,](\d\d)", number)
     if cents and not many:
@@ -291,8 +293,6 @@ def say_money(symbol: str, number: str, magnitude: str, language: str) -> str | 
             return None
         return f"{whole} {name} {rest if int(cents[2]) else ''}"
     said = say_number(number, language)
-    if number.strip("0") == "1":
-        name = _SINGULAR.get(name, name)
     return None if said is None else f"{said} {many} {name}"
 
 
