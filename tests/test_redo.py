@@ -94,6 +94,13 @@ def test_what_is_tried():
     assert len(attempts(Span(0.0, 3.0), options)) == 2
 
 
+@pytest.mark.parametrize(("multilingual", "language"), [(False, "en"), (True, None)])
+def test_a_window_is_read_again_in_the_recordings_language(multilingual, language):
+    reader = Reader([BETTER])
+    redo(TRANSCRIPT, WINDOWS, TranscribeOptions(redo=True, multilingual=multilingual), reader, quiet)
+    assert [options.language for _, options in reader.asked] == [language]
+
+
 @pytest.mark.parametrize("size", [0.5, 31.0])
 def test_windows_are_as_long_as_whisper_hears(size):
     with pytest.raises(OptionError, match="chunk_size"):

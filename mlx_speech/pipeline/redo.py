@@ -43,6 +43,8 @@ def redo(
     Returns:
         The transcript with the better readings, and what was tried in ``redone``.
     """
+    if not options.multilingual:  # a doubtful window is no place to detect the recording's language anew
+        options = replace(options, language=transcript.language)
     found = audit(transcript)
     flagged = [w for w in windows if _fault(found, w) > 0]
     total = sum(w.duration for w in flagged)
