@@ -47,7 +47,8 @@ def _safetensors(repo: str, revision: str | None) -> list[str]:
     for name in _WHOLE:
         if name in found:
             return [name]
-    return sorted(n for n in found if Path(n).match("model-*-of-*.safetensors")) if _INDEX in found else []
+    shards = sorted(n for n in found if "/" not in n and Path(n).match("model-*-of-*.safetensors"))
+    return shards if _INDEX in found else []
 
 
 def _fetch(repo: str, revision: str | None, names: list[str], folder: Path) -> bool:

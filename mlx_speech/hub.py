@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ _PATTERNS = [
 _OTHER_WEIGHTS = ("pytorch_model.bin", "model.bin", "weights.npz")
 # and for those that have none of these, a single file of the first ending there is: OpenAI's, WeSpeaker's
 _LAST_WEIGHTS = ("*.pt", "*.ckpt", "*.onnx")
+_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 
 
 def locate(name: str) -> Path:
@@ -105,9 +107,16 @@ def fetch_cached(repo: str, revision: str | None = None) -> Path | None:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(
-        p for pattern in ("*.safetensors", *_OTHER_WEIGHTS, *_LAST_WEIGHTS) for p in folder.glob(pattern)
-    )
+    patterns = ("*.safetensors", *_OTHER_WEIGHTS, *_LAST_WEIGHTS)
+    found = {p.name for pattern in patterns for p in folder.glob(pattern)}
+    return bool(found) and found >= {name for shard in found for name in _siblings(shard)}
+
+
+def _siblings(name: str) -> list[str]:
+    """All shards of a checkpoint, as one's name tells how many there are: an interrupted download leaves some."""
+    shard = _SHARD.fullmatch(name)
+    count = int(shard[2]) if shard else 0
+    return [f"{shard[1]}-{n:05d}-of-{shard[2]}.safetensors" for n in range(1, count + 1)] if shard else []
 
 
 def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:

@@ -128,6 +128,16 @@ def test_a_download_without_weights_is_not_taken(cache):
         locate("org/name")
 
 
+def test_a_download_that_lacks_shards_is_not_taken_for_whole(cache):
+    first, second = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
+    folder = snapshot(cache, "org/name", "config.json", "model.safetensors.index.json", second)
+    assert fetch_cached("org/name") is None
+    with pytest.raises(ModelNotFoundError):
+        locate("org/name")
+    (folder / first).write_bytes(b"")
+    assert locate("org/name") == folder
+
+
 @pytest.mark.parametrize(
     "name", ["hub:", "hub:a/b/c", "hub:/etc", "hub:../..", "hub:a b/c", "hub:org/name@a@b"]
 )
