@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_speech import Segment, Span, TranscribeOptions, Word
+from mlx_speech import Segment, Span, TranscribeOptions, Word, load
 from mlx_speech.pipeline.journal import BATCH, SEGMENTATION, Journal, JournalWarning, journal_key
 from mlx_speech.stages.segmentation import Grid, Segmentation
 from mlx_speech.stages.transcribe import Batch
@@ -115,13 +115,15 @@ def test_a_disk_that_fills_up_loses_the_parts_only(tmp_path, monkeypatch):
 
 def test_the_key_knows_samples_models_and_options(whisper):
     audio = np.zeros(100, np.float32)
+    half = load(f"path:{whisper.origin.folder}", dtype="float16")
     keys = {
         journal_key(audio, [whisper], [TranscribeOptions()]),
         journal_key(audio + 1, [whisper], [TranscribeOptions()]),
         journal_key(audio, [None], [TranscribeOptions()]),
         journal_key(audio, [whisper], [TranscribeOptions(batch_size=2)]),
+        journal_key(audio, [half], [TranscribeOptions()]),
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
 
 
 COUNTING = """

@@ -17,12 +17,15 @@ import secrets
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_speech.stages.segmentation import Grid, Segmentation
 from mlx_speech.stages.sequential import Passage
@@ -121,12 +124,12 @@ class Journal:
         if self.folder is None:
             return compute()
         path = self.folder / name
-        try:
+        # it is not there, or was cut short by a power failure
+        with suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             found = codec.decode(path.read_bytes())
             self.taken += 1
             return found
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-            value = compute()  # not there, or cut short by a power failure
+        value = compute()
         temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
         try:
             temporary.write_bytes(codec.encode(value))
@@ -155,14 +158,16 @@ def _remove(folder: Path) -> None:
 
 
 def journal_key(samples: np.ndarray, models: Sequence[Any], options: Sequence[Any]) -> str:
-    """A digest of the samples, of the files that models were loaded from, of the options' text and of the code."""
+    """A digest of the samples, of the files and dtypes of the models, of the options' text and of the code."""
     digest = hashlib.sha256(np.ascontiguousarray(samples).data)
     digest.update(code_digest(_PACKAGE).encode())
     for model in models:
         origin = getattr(model, "origin", None)
         files = sorted(origin.folder.iterdir()) if origin is not None and origin.folder.is_dir() else []
         stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-        digest.update(repr((type(model).__name__, getattr(model, "config", None), stats)).encode())
+        parameters = tree_flatten(model.parameters()) if isinstance(model, nn.Module) else []
+        kinds = sorted({str(x.dtype) for _, x in parameters})
+        digest.update(repr((type(model).__name__, getattr(model, "config", None), kinds, stats)).encode())
     digest.update(repr(list(options)).encode())
     return digest.hexdigest()
 
