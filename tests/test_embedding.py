@@ -160,6 +160,18 @@ def test_too_short_for_a_shared_trunk(model, samples):
     assert np.isnan(found).all()
 
 
+def test_a_window_may_begin_behind_the_trunks_last_frame(model, audio, monkeypatch):
+    monkeypatch.setattr("mlx_speech.stages.embedding._BLOCK", 2.0)
+    audio = audio[: 10 * 16000 + 100]
+    grid = Grid(step=10.0)
+    active = np.zeros((num_windows(len(audio), grid), 589, 3), bool)
+    active[:, :300, 0] = True
+    windows = Segmentation(active, active, active, active.any(2), grid)
+    found = embed_windows(model, audio, windows, shared_trunk=True)
+    assert found.shape[0] == 2
+    assert np.isfinite(found[:, 0]).all()
+
+
 def test_a_recording_is_embedded_whole_or_in_pieces(model, audio, monkeypatch):
     whole = embed_recording(model, audio)
     np.testing.assert_allclose(whole, model.embed(mx.array(audio[None]))[0, 0], rtol=0, atol=1e-6)

@@ -123,7 +123,8 @@ def _shared(
         rows = np.arange(at, min(at + group, len(masks)))
         if not masks[rows].any():
             continue
-        begin, end = int(firsts[rows[0]]), min(int(firsts[rows[-1]]) + size, total)
+        begin = min(int(firsts[rows[0]]), total - 1)  # a window may begin in the last frame's last samples
+        end = min(int(firsts[rows[-1]]) + size, total)
         have = base + held.shape[0]
         new = trunk_frames(model, samples, max(begin, have), end)
         held = mx.concatenate([held[begin - base :], new]) if have > begin else new
