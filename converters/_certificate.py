@@ -156,8 +156,11 @@ def verify(folder: Path) -> dict[str, float]:
     if told.get("version") != VERSION or not isinstance(told.get("stages"), dict):
         raise CheckpointError(f"{where}: no certificate of version {VERSION} is there; convert again")
     weights = {p.name: digest(p) for p in sorted(folder.glob("*.safetensors"))}
-    if weights != told.get("weights"):
-        wrong = sorted(k for k in {*weights, *told["weights"]} if weights.get(k) != told["weights"].get(k))
+    known = told.get("weights")
+    if not isinstance(known, dict):
+        raise CheckpointError(f"{where}: does not say what weights it was written for; convert again")
+    if weights != known:
+        wrong = sorted(k for k in {*weights, *known} if weights.get(k) != known.get(k))
         raise CheckpointError(f"{where}: written for other weights than {', '.join(wrong)} (sha256 differs)")
     model = load(f"path:{folder}", dtype="float32")
     inputs = fixed_inputs(model.origin.family, model.config)
@@ -179,7 +182,10 @@ def verify(folder: Path) -> dict[str, float]:
 def _error(ours: np.ndarray, told: Mapping[str, Any], where: str) -> float:
     if list(ours.shape) != told.get("shape"):
         raise CheckpointError(f"{where} has shape {ours.shape}, not {told.get('shape')}")
-    goldens = np.array(told.get("goldens"), np.float64)
+    try:
+        goldens = np.array(told.get("goldens"), np.float64)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where} has goldens that are no numbers ({error})") from error
     places = _places(ours.size)
     if goldens.shape != places.shape:
         raise CheckpointError(f"{where} has {goldens.size} goldens, not {places.size}")

@@ -148,6 +148,11 @@ def test_verify_fails_loudly(copy):
         ({"stages": stages | {"logits": moved | {"shape": [1]}}}, "logits has shape"),
         ({"stages": {"encoder": stages["encoder"]}}, "tells of stages encoder, not encoder, logits"),
         ({"inputs": {}}, "made from other inputs"),
+        (
+            {"stages": stages | {"logits": moved | {"goldens": ["a"]}}},
+            "logits has goldens that are no numbers",
+        ),
+        ({"weights": None}, "does not say what weights"),
         ({"weights": {"model.safetensors": "0" * 64}}, r"other weights than model\.safetensors"),
         ({"version": 2}, "no certificate of version 1"),
     ):
