@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import mlx.nn as nn
 import numpy as np
@@ -195,6 +196,17 @@ def test_identifying_needs_voices_of_the_same_model(run, folder):
     assert (code, "voices.json: heard by m" in err) == (1, True)
 
 
+def test_a_threshold_of_0_is_taken_as_it_is(run, folder, monkeypatch):
+    def stop(identify, threshold):
+        raise OptionError(f"identify {identify} from {threshold} on")
+
+    monkeypatch.setattr(sys.modules["mlx_speech.cli.transcribe"], "diarizer_for", stop)
+    _, _, err = run(cli.main, "transcribe", CLIP, "--identify", "--identify-threshold", "0")
+    assert "identify True from 0.0 on" in err
+
+
 def test_too_little_speech_is_told():
     with pytest.raises(AudioError, match=r"only 1\.0 s of speech"):
         mlx_speech.hear_voice(np.zeros(16_000, np.float32), None, [Span(0, 1)])
+    with pytest.raises(AudioError, match=r"only 1\.0 s of speech"):  # what lies before the start is none
+        mlx_speech.hear_voice(np.zeros(48_000, np.float32), None, [Span(-0.5, 1)])

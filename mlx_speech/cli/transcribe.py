@@ -209,7 +209,7 @@ def transcribe(
         model,
         vad=vad,
         align=align if options.words else "none",
-        diarize=diarizer_for(known is not None, known or THRESHOLD) if speakers else False,
+        diarize=diarizer_for(known is not None, THRESHOLD if known is None else known) if speakers else False,
         dtype=dtype.value if dtype else None,
     )
     prepare_folder(output_dir)

@@ -194,7 +194,7 @@ def hear_voice(
         AudioError: the recording cannot be read, or there is too little speech.
     """
     samples = as_audio(audio)
-    parts = [samples[round(s.start * SAMPLE_RATE) : round(s.end * SAMPLE_RATE)] for s in spans]
+    parts = [samples[max(0, round(s.start * SAMPLE_RATE)) : round(s.end * SAMPLE_RATE)] for s in spans]
     spoken = np.concatenate(parts) if parts else samples[:0]
     seconds = len(spoken) / SAMPLE_RATE
     if seconds < least:
