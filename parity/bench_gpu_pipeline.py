@@ -3,8 +3,8 @@
     python parity/bench_gpu_pipeline.py --audio recording.npy --whisper path:/models/whisper-base
 
 A line of JSON for each way: words timed by the aligner, by Whisper's own attention, or not at all, at the default
-number of windows, and two of them with 128. ``--audio`` and ``--hours`` are as in bench_gpu.py. Models are loaded,
-and ten minutes heard, before the clock starts.
+number of windows, and two of them with 128; ``--beams 1 5`` takes each greedily and by five hypotheses. ``--audio``
+and ``--hours`` are as in bench_gpu.py. Models are loaded, and ten minutes heard, before the clock starts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import resource
 import warnings
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 
@@ -37,7 +38,8 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--warm-up", type=float, default=600.0, help="seconds of audio")
     parser.add_argument("--preset", default="fast")
-    parser.add_argument("--ways", type=int, default=len(WAYS), help="measure the first so many ways")
+    parser.add_argument("--ways", type=int, nargs="+", default=[*range(len(WAYS))], help="by number, from 0")
+    parser.add_argument("--beams", type=int, nargs="+", default=[1], help="hypotheses; 1 is greedy")
     parser.add_argument("--max-memory", help="work within so much memory, such as 4GB")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -53,9 +55,10 @@ def main() -> None:
     limit_memory(args.max_memory)
     samples = recording(args.audio, args.hours)
     full = mlx_speech.Transcriber.load(args.whisper, align="whisper-ctc-tiny.en", diarize=True)
-    for words, batch in WAYS[: args.ways]:
+    for beams, (words, batch) in product(args.beams, [WAYS[n] for n in args.ways]):
         transcriber = full if words == "aligner" else replace(full, aligner=None)
-        options = mlx_speech.TranscribeOptions(words=words != "none", batch_size=batch)
+        decode = mlx_speech.DecodeOptions(beam_size=beams)
+        options = mlx_speech.TranscribeOptions(words=words != "none", batch_size=batch, decode=decode)
         for heard in (samples[: round(args.warm_up * RATE)], samples):
             mx.clear_cache()
             mx.reset_peak_memory()
@@ -68,7 +71,8 @@ def main() -> None:
             "dtype": str(full.whisper.dtype).removeprefix("mlx.core."),
             "max_memory": args.max_memory,
             "words_timed_by": words,
-            "windows_together": batch or windows_together(full.whisper),
+            "windows_together": batch or windows_together(full.whisper, decode.rows),
+            "beams": beams,
             "seconds": round(seconds, 3),
             "real_time": round(len(samples) / RATE / seconds, 1),
             "stages": {k: round(v, 3) for k, v in watch.seconds.items()},

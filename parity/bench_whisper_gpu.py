@@ -6,9 +6,11 @@ python parity/bench_whisper_gpu.py transformers --base FOLDER
 One process a contestant; each prints one JSON line a measurement. Every window of 30 s (seeded noise) is
 decoded to a fixed number of tokens, greedily and without rules that could end it early, so that both sides do
 the same work: encoder, prompt, then one step a token. Models: base with real weights, and one of large-v3's
-size with seeded weights (``--sizes`` picks). transformers runs in float16 with SDPA, with its dynamic cache
-and with a static cache under ``torch.compile`` (``--ways`` picks, for the second takes long to compile); the
-better one counts. Without ``--base`` its base has seeded weights: the same work. ``--sizes tiny --device cpu``
+size with seeded weights (``--sizes`` picks). transformers runs in float16 with SDPA; ``--ways`` picks:
+``dynamic`` and ``static`` are ``generate()`` with those caches, ``auto`` lets it compile the static one by itself,
+``graph``, ``compiled`` and ``compiled-graph`` are its decoder as one step over static buffers (whisper_graph.py).
+The best one counts. Each had better have a process of its own, for compiling may crash or take minutes. Without
+``--base`` its base has seeded weights: the same work. ``--sizes tiny --device cpu``
 rehearses.
 """
 
@@ -20,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +163,7 @@ def transformers(arguments: argparse.Namespace) -> None:
         for batch in arguments.batches:
             mel = torch.from_numpy(windows(batch, model.config.num_mel_bins)).transpose(1, 2)
             mel = mel.to(model.device, model.dtype).contiguous()
-            for name, generate in _ways(model, arguments.tokens, arguments.ways):
+            for name, generate in _ways(model, mel, arguments.tokens, arguments.ways):
                 if cuda:
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
@@ -173,8 +176,8 @@ def transformers(arguments: argparse.Namespace) -> None:
                     model.get_encoder()(mel)
                     wait()
 
-                def run(generate: Any = generate, mel: Any = mel) -> None:
-                    generate(mel)
+                def run(generate: Any = generate) -> None:
+                    generate()
                     wait()
 
                 try:
@@ -191,22 +194,41 @@ def transformers(arguments: argparse.Namespace) -> None:
         del model
 
 
-def _ways(model: Any, tokens: int, ways: Sequence[str]) -> Iterator[tuple[str, Callable[[Any], None]]]:
+GENERATE: dict[str, tuple[str, dict[str, Any]]] = {
+    "dynamic": ("dynamic cache", {}),
+    "static": ("static cache", {"cache_implementation": "static", "disable_compile": True}),
+    "auto": ("static cache, compiled by generate()", {"cache_implementation": "static"}),
+}
+BY_STEPS: dict[str, tuple[str, dict[str, bool]]] = {
+    "steps": ("static step", {"compiled": False, "graph": False}),
+    "graph": ("static step in a CUDA graph", {"compiled": False, "graph": True}),
+    "compiled": ("static step, compiled", {"compiled": True, "graph": False}),
+    "compiled-graph": ("static step, compiled, in a CUDA graph", {"compiled": True, "graph": True}),
+}
+
+
+def _ways(model: Any, mel: Any, tokens: int, ways: Sequence[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Each way's name, and a function that decodes ``mel`` so."""
     import torch
 
-    def generate(mel: Any, **options: Any) -> None:
-        start = torch.full((mel.shape[0], 1), SOT, device=mel.device)
-        found = _plain_generate(model, mel, start, tokens, **options)
-        assert found.shape[1] >= tokens, f"{found.shape[1]} tokens instead of {tokens}"
-
-    if "dynamic" in ways:
-        yield "transformers, dynamic cache", generate
-    if "compiled" in ways:
+    start = torch.full((mel.shape[0], 1), SOT, device=mel.device)
+    for way in ways:
         torch._dynamo.reset()  # else the next batch size is compiled for every size, and runs slower
-        forward = model.forward
-        model.forward = torch.compile(forward, mode="reduce-overhead", fullgraph=True)
-        yield "transformers, static cache, compiled", lambda mel: generate(mel, cache_implementation="static")
-        model.forward = forward
+        if way in GENERATE:
+            name, options = GENERATE[way]
+            yield f"transformers, {name}", partial(_plain_generate, model, mel, start, tokens, **options)
+            continue
+        from whisper_graph import decoding
+
+        name, settings = BY_STEPS[way]
+        made: list[Callable[[], Any]] = []
+
+        def decode(settings: Any = settings, made: Any = made) -> Any:
+            if not made:  # at the first call, so that a failure is this way's
+                made.append(decoding(model, mel, tokens, SOT, SOT - 1, **settings))
+            return made[0]()
+
+        yield f"transformers, {name}", decode
 
 
 def _plain_generate(model: Any, mel: Any, start: Any, tokens: int, **options: Any) -> Any:
@@ -226,9 +248,11 @@ def _plain_generate(model: Any, mel: Any, start: Any, tokens: int, **options: An
         use_cache=True,
         **options,
     )
-    return GenerationMixin.generate(
+    found = GenerationMixin.generate(
         model, decoder_input_ids=start, encoder_outputs=encoded, generation_config=config
     )
+    assert found.shape[1] >= tokens, f"{found.shape[1]} tokens instead of {tokens}"
+    return found
 
 
 def _torch_model(size: str, folder: Path | None, device: str) -> Any:
@@ -299,7 +323,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="gpu", choices=["gpu", "cpu"])
-    parser.add_argument("--ways", nargs="+", default=["dynamic", "compiled"], choices=["dynamic", "compiled"])
+    parser.add_argument("--ways", nargs="+", default=["dynamic", "graph"], choices=[*GENERATE, *BY_STEPS])
     arguments = parser.parse_args()
     (ours if arguments.contestant == "ours" else transformers)(arguments)
     return 0

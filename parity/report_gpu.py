@@ -100,13 +100,36 @@ def pipeline(ours: list[Line], theirs: list[Line]) -> str:
         stages = [f"{m['stages'][n]:.2f}" if n in m["stages"] else "" for n in names]
         rows.append(
             (
-                m["words_timed_by"], m["windows_together"], m["dtype"], f"{m['seconds']:.2f} s",
+                m["words_timed_by"], m["windows_together"], m.get("beams", 1), m["dtype"], f"{m['seconds']:.2f} s",
                 f"**{m['real_time']:.0f}**", *stages,
                 f"{m['peak_mlx_gb']:.1f} GB", f"{m['peak_process_gb']:.1f} GB",
             )
         )  # fmt: skip
-    header = ("words timed by", "windows together", "Whisper in", "total", "× real time", *names)
+    header = ("words timed by", "windows together", "beams", "Whisper in", "total", "× real time", *names)
     return table((*header, "MLX's peak", "process"), rows) if rows else ""
+
+
+def beams(ours: list[Line], theirs: list[Line]) -> str:
+    """What several hypotheses cost where greedy decoding was measured the same way."""
+    found = [m for m in ours if m.get("section") == "pipeline" and not m.get("max_memory")]
+    greedy = {(m["words_timed_by"], m["windows_together"]): m for m in found if m.get("beams", 1) == 1}
+    rows = []
+    for m in (m for m in found if m.get("beams", 1) > 1):
+        one = greedy.get((m["words_timed_by"], m["windows_together"]))
+        if one is None:
+            continue
+        stages = [x["stages"]["transcribing"] for x in (one, m)]
+        rows.append(
+            (
+                m["words_timed_by"], m["windows_together"], m["beams"],
+                *(f"{x:.2f} s" for x in stages), f"{stages[1] / stages[0]:.2f}",
+                *(f"{x['seconds']:.2f} s" for x in (one, m)), f"{m['seconds'] / one['seconds']:.2f}",
+                *(f"{x['peak_mlx_gb']:.1f} GB" for x in (one, m)),
+            )
+        )  # fmt: skip
+    header = ("words timed by", "windows together", "beams", "Whisper, greedy", "by beams", "×")
+    header += ("total, greedy", "by beams", "×", "MLX's peak, greedy", "by beams")
+    return table(header, rows) if rows else ""
 
 
 def limited(ours: list[Line], theirs: list[Line]) -> str:
@@ -163,6 +186,7 @@ def half(ours: list[Line], theirs: list[Line]) -> str:
 
 TABLES = {
     "pipeline": pipeline,
+    "beams": beams,
     "whisper": whisper,
     "diarization": diarization,
     "networks": lambda o, t: compared(o, t, ("pyannet", "wespeaker", "vad")),

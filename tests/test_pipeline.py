@@ -199,12 +199,14 @@ def test_speakers_can_be_left_out_but_not_without_a_diarizer(diarizing, transcri
         transcriber.transcribe("does-not-exist.wav", diarize=True)
 
 
-@pytest.mark.parametrize(("memory", "windows"), [(0, 8), (8 << 30, 29), (80 << 30, 64)])
-def test_a_gpu_decodes_what_its_memory_bears(transcriber, monkeypatch, memory, windows):
+@pytest.mark.parametrize(("memory", "windows", "beams"), [(0, 8, 8), (8 << 30, 29, 13), (80 << 30, 64, 64)])
+def test_a_gpu_decodes_what_its_memory_bears(transcriber, monkeypatch, memory, windows, beams):
     assert stage.windows_together(transcriber.whisper) == 8
     monkeypatch.setattr(stage.runtime, "on_cpu", lambda: False)
     monkeypatch.setattr(stage.runtime, "gpu_memory", lambda: memory)
     assert stage.windows_together(transcriber.whisper) == windows
+    # four more hypotheses of 448 positions each, beside the audio's 1500
+    assert stage.windows_together(transcriber.whisper, DecodeOptions(beam_size=5).rows) == beams
 
 
 @pytest.fixture

@@ -184,6 +184,20 @@ def test_later_tokens_do_not_change_earlier_logits(whisper, expected):
     assert np.abs(np.array(after[:, 4:]) - np.array(before[:, 4:])).max() > 1
 
 
+def test_the_audios_keys_are_made_layer_by_layer(monkeypatch):
+    monkeypatch.setenv(runtime.THREADS_VARIABLE, "1")
+    monkeypatch.setattr("mlx_speech.models.whisper._LARGE", 1 << 16)
+    model = Whisper(WhisperConfig(80, 1500, 64, 2, 1, 100, 448, 64, 2, 8))
+    features = mx.zeros((4, 1500, 64))
+    mx.eval(model.parameters(), features)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    state = model.start(features)
+    mx.eval(state.cross_attention)
+    kept = sum(x.nbytes for pair in state.cross_attention for x in pair)
+    assert mx.get_peak_memory() - before < 1.5 * kept  # all layers at once take twice as much
+
+
 def test_cache_grows_beyond_its_first_buffer():
     rng = np.random.default_rng(0)
     keys, values = (rng.standard_normal((2, 2, 150, 4)).astype(np.float32) for _ in range(2))

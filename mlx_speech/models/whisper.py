@@ -76,6 +76,9 @@ def check_sizes(config: Any) -> None:
             raise ValueError(f"width {width} does not divide into {heads} heads")
 
 
+_LARGE = 16 << 20  # bytes of a layer's keys: beyond, waiting for each layer costs next to nothing
+
+
 class MultiHeadAttention(nn.Module):
     """Attention whose keys have no bias."""
 
@@ -323,7 +326,8 @@ class Whisper(nn.Module):
 
     def _audio(self, features: mx.array, block: DecoderBlock) -> tuple[mx.array, mx.array]:
         k, v = _settled(*block.cross_attn.keys_values(features))
-        if runtime.cores() > 1:
+        # nothing lazy may cross threads; and of several large layers at once MLX keeps what each was made from, too
+        if runtime.cores() > 1 or k.nbytes >= _LARGE:
             mx.eval(k, v)
         return k, v
 

@@ -87,6 +87,11 @@ class DecodeOptions:
         if self.hotwords and self.prefix:
             raise OptionError("hotwords and prefix exclude each other: put the words into the prompt")
 
+    @property
+    def rows(self) -> int:
+        """Hypotheses side by side for each window, at most."""
+        return max(self.beam_size, self.best_of)
+
 
 @dataclass(frozen=True)
 class TranscribeOptions:

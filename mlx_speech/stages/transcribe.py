@@ -75,7 +75,7 @@ def transcribe_spans(
     segments: list[Segment] = []
     heard: dict[str, float] = {}
     finished, number = 0.0, 0
-    together = options.batch_size or windows_together(model)
+    together = options.batch_size or windows_together(model, options.decode.rows)
     while queue:
         batch = [queue.popleft() for _ in range(min(together, len(queue)))]
         work = partial(_decode_batch, model, tokenizer, audio, batch, language, options)
@@ -93,13 +93,15 @@ def transcribe_spans(
     return sorted(segments, key=lambda s: (s.start, s.end)), main_language(heard)
 
 
-def windows_together(model: Whisper) -> int:
+def windows_together(model: Whisper, rows: int = 1) -> int:
     """How many windows are decoded at once where nobody says: what the device bears.
 
-    On a GPU what decoding keeps of the audio, each layer's keys and values, takes a sixteenth of its memory.
+    On a GPU what decoding keeps, each layer's keys and values, takes a sixteenth of its memory: a window's, and
+    those of each further one of the ``rows`` of hypotheses that share them.
     """
     c = model.config
-    window = 2 * c.n_text_layer * c.n_audio_ctx * c.n_text_state * model.dtype.size
+    positions = c.n_audio_ctx + (rows - 1) * c.n_text_ctx
+    window = 2 * c.n_text_layer * positions * c.n_text_state * model.dtype.size
     most = _ON_CPU
     if not runtime.on_cpu():
         most = min(max(runtime.gpu_memory() // (16 * window), _ON_CPU), _MOST_ON_GPU)
