@@ -170,6 +170,21 @@ def test_two_speakers_of_a_window_that_are_one_count_once():
     assert found[390, 0] == 1
 
 
+def test_how_many_talk_is_rounded_to_the_nearest_and_halves_to_the_even():
+    """Two windows that hear the same: one and none make none, two and one make two, as numpy's rint has it."""
+    active = np.zeros((2, 589, 3), bool)
+    active[0, :, 0] = True  # whom the second window never hears
+    active[:, 100:, 1] = active[1, 300:, 2] = True
+    count = speaker_count(windows(active, step=0.016875))
+    assert count[50] == 0
+    assert count[200] == 2  # of 2 and 1
+    assert count[400] == 2
+    three = np.concatenate([active[:1], np.zeros((2, 589, 3), bool)])
+    assert speaker_count(windows(three, step=0.016875))[50] == 0  # a third of one
+    three[1] = three[0]
+    assert speaker_count(windows(three, step=0.016875))[50] == 1  # two thirds
+
+
 def test_short_turns_and_short_pauses():
     who = np.zeros((600, 1), bool)
     who[10:20] = who[25:100] = who[200:205] = True
@@ -183,6 +198,9 @@ def test_short_turns_and_short_pauses():
     found = turns(who, ("a",), Grid(), 0.1, 0.1, FAR)
     assert [(t.start, t.end) for t in found] == [(time[10], time[100])]
     assert turns(who, ("a",), Grid(), 0.0, 0.0, 1.0)[-1].end == 1.0
+    pause = np.ones((40, 1), bool)
+    pause[10:14] = False  # 4 frames, 67.5 ms
+    assert [len(turns(pause, ("a",), Grid(), 0.0, off, FAR)) for off in (0.06, 0.07)] == [2, 1]
     assert turns(np.zeros((0, 0), bool), (), Grid(), 0.0, 0.0, FAR) == ()
 
 

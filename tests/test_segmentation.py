@@ -145,6 +145,7 @@ def test_a_gpu_is_one_batch_ahead_of_the_host(monkeypatch):
 def test_a_multilabel_network_votes_with_its_scores():
     found = segment(Loudness(MULTILABEL), beeps(12, (1, 11)), onset=0.6)
     assert found.votes is found.scores
+    np.testing.assert_array_equal(found.speech, found.scores.max(-1))
     np.testing.assert_array_equal(found.active[..., 0], ~found.active[..., 1])
 
 

@@ -297,3 +297,39 @@ def test_silence_around_a_sentences_end_goes_to_no_word():
     timed = [word(" a", 0, 1), word(".", 1, 6), word(" b", 6, 12), word(" c", 12, 18)]
     timing._shorten_at_sentence_ends(timed, 2.0)
     assert [(w.start, w.end) for w in timed] == [(0, 1), (1, 3), (10, 12), (12, 18)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limits"), [([], (0, 0)), ([0.2, 0.0, 0.4], (0.3, 0.6)), ([2, 2, 0.5], (0.7, 1.4))]
+)
+def test_a_median_word_is_believed_up_to_700_ms(lengths, limits):
+    assert timing._limits([word(" a", 1, 1 + n) for n in lengths]) == pytest.approx(limits)
+
+
+def fitted(words: list[tuple[float, float]], start: float, end: float, spoken_until: float, median: float):
+    """A segment's words at its edges, by the original's rules."""
+    found = timing._fit(
+        Segment(start, end, "x"), [word(" a", *w) for w in words], spoken_until, median, 2 * median
+    )
+    return [(round(w.start, 3), round(w.end, 3)) for w in found.words]
+
+
+def test_the_first_word_after_a_pause_is_shortened():
+    """Where its end is more than four median words behind the last one's, and it is longer than two."""
+    assert fitted([(0.0, 2.0)], 0.0, 2.0, 0.0, 0.5) == [(0.0, 2.0)]
+    assert fitted([(0.0, 2.0)], 0.0, 2.0, -0.1, 0.5) == [(1.0, 2.0)]
+    assert fitted([(1.0, 2.0)], 1.0, 2.0, -0.1, 0.5) == [(1.0, 2.0)]
+    # two of them share what is too long, the second no longer than two median words
+    assert fitted([(0.0, 1.0), (1.0, 5.0)], 0.0, 5.0, -9.0, 0.5) == [(3.0, 4.0), (4.0, 5.0)]
+    assert fitted([(0.0, 0.5), (0.5, 2.1)], 0.0, 2.1, -9.0, 0.5) == [(0.1, 1.1), (1.1, 2.1)]
+    assert fitted([(0.0, 0.5), (0.5, 2.0)], 0.0, 2.0, -9.0, 0.5) == [(0.0, 0.5), (0.5, 2.0)]
+
+
+def test_a_word_that_leaves_its_segment_far_follows_the_segments_time():
+    """Far is more than half a second; a word keeps a median word's length."""
+    assert fitted([(0.0, 3.0)], 0.5, 3.0, 2.9, 0.4) == [(0.0, 3.0)]
+    assert fitted([(0.0, 3.0)], 0.6, 3.0, 2.9, 0.4) == [(0.6, 3.0)]
+    assert fitted([(0.0, 3.0)], 2.8, 3.0, 2.9, 0.4) == [(2.6, 3.0)]
+    assert fitted([(0.0, 3.0)], 0.0, 2.5, 2.9, 0.4) == [(0.0, 3.0)]
+    assert fitted([(0.0, 3.0)], 0.0, 2.4, 2.9, 0.4) == [(0.0, 2.4)]
+    assert fitted([(0.0, 3.0)], 0.0, 0.1, 2.9, 0.4) == [(0.0, 0.4)]

@@ -310,6 +310,37 @@ def test_merged_spans_are_short_ordered_and_cover(spans, max_duration, max_gap, 
         assert all(a.end == b.start for a, b in pairwise(inside))
 
 
+def ends(probabilities: list[float], **options: float) -> list[tuple[int, int]]:
+    """Spans without padding, in chunks."""
+    found = spans_from_probabilities(
+        np.array(probabilities), len(probabilities) * 512, SpeechOptions(speech_pad=0.0, **options)
+    )
+    return [(round(s.start * 31.25), round(s.end * 31.25)) for s in found]
+
+
+def test_limits_are_the_originals_to_the_chunk():
+    """What lies exactly on a limit: from the threshold on there is speech, below the lower one there is none."""
+    assert ends([0.5] * 20) == [(0, 20)]
+    assert ends([0.9] * 10 + [0.35] * 10) == [(0, 20)]  # 0.15 less than the threshold
+    assert ends([0.9] * 10 + [0.349] * 10) == [(0, 10)]
+    assert ends([0.9] * 10 + [0.015] * 10, threshold=0.1) == [(0, 20)]  # but never below 0.01
+    assert ends([0.9] * 10 + [0.009] * 10, threshold=0.1) == [(0, 10)]
+    for count, found in ((8, []), (9, [(0, 9)])):  # as long as the shortest stretch is too short
+        assert ends([0.9] * count + [0.0] * 10, min_speech_duration=8 * 0.032) == found
+    for count, found in (
+        (3, [(0, 23)]),
+        (4, [(0, 10), (14, 24)]),
+    ):  # as long as the shortest silence ends a span
+        assert ends([0.9] * 10 + [0.0] * count + [0.9] * 10, min_silence_duration=3 * 0.032) == found
+
+
+@pytest.mark.parametrize(("pause", "cut"), [(2, 31), (3, 10)])
+def test_too_long_speech_is_cut_at_pauses_longer_than_the_limit(pause, cut):
+    limits = {"max_speech_duration": 1.0, "min_silence_duration": 1.0, "min_silence_at_max_speech": 2 * 0.032}
+    found = ends([0.9] * 10 + [0.0] * pause + [0.9] * 40, **limits)
+    assert found[0] == (0, cut)
+
+
 def test_merge_joins_greedily_and_cuts_at_the_quietest_chunk():
     spans = [Span(0, 10), Span(11, 29), Span(31, 40)]
     assert merge_spans(spans) == [Span(0, 29), Span(31, 40)]
@@ -318,6 +349,8 @@ def test_merge_joins_greedily_and_cuts_at_the_quietest_chunk():
     probabilities = np.ones(1875)
     probabilities[700] = 0.1
     assert merge_spans([Span(0, 40)], probabilities=probabilities) == [Span(0, 22.416), Span(22.416, 40)]
+    equal = merge_spans([Span(0, 40)], probabilities=np.ones(1875))
+    assert equal == [Span(0, 30), Span(30, 40)]  # of equals the last
 
 
 def test_merge_takes_overlaps_once_and_refuses_disorder():
