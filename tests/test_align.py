@@ -24,7 +24,7 @@ from mlx_speech.readers import read_transcript
 from mlx_speech.registry import CARDS
 from mlx_speech.stages import aligners, placing, walk
 from mlx_speech.stages.align import align_segments, align_text
-from mlx_speech.stages.emissions import Alphabet, Listener
+from mlx_speech.stages.emissions import Alphabet, Emissions, Listener
 from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.types import Segment, Transcript, Word
 
@@ -177,6 +177,25 @@ def test_unknown_letters_take_time_but_prove_nothing(listener):
     assert strange.probability == 0
     assert strange.uncertain
     assert strange.end - strange.start == pytest.approx(8 * 0.02)
+
+
+def test_unknown_letters_in_a_row_need_no_blank_between(listener):
+    [word] = align_text(listener, spell(2, (0, "ab"), hold=1), "日本", "en", AlignOptions(characters=True))[
+        0
+    ].words
+    assert [c.text for c in word.characters] == ["日", "本"]
+    assert word.characters[0].end <= word.characters[1].start
+
+
+def test_what_is_heard_has_a_second_of_context_on_each_side(listener):
+    frames = 3000
+    audio = np.zeros(frames * 320 + 80, np.float32)
+    audio[200::320][:frames] = np.arange(frames)  # each window tells where it begins
+    heard = []
+    listener.model.normalize = lambda x: heard.extend(np.array(x[:, 200]).astype(int).tolist()) or x
+    Emissions(listener, audio, [(0, frames)], [0], 4).part(0, frames)
+    core = 500 - 2 * 50
+    assert sorted(heard) == [0, *range(core - 50, frames - 500, core), frames - 500]
 
 
 def test_silent_words_stand_beside_their_neighbours(listener):

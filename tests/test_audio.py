@@ -155,6 +155,12 @@ def test_resampling_keeps_pitch_level_and_length(tmp_path: Path, rate: int) -> N
     np.testing.assert_allclose(loaded[800:31200], ideal, atol=1e-3)
 
 
+def test_a_resampled_peak_stays_within_full_scale(tmp_path: Path) -> None:
+    square = np.sign(tone(1.0, 44100, 500.0)).astype(np.int16)[:, np.newaxis] * 32767
+    loaded = load_audio(wav16(tmp_path / "a.wav", square.astype("<i2"), 44100))
+    assert np.abs(loaded).max() == 1.0  # the filter overshoots at each edge
+
+
 def test_resampling_removes_what_would_alias(tmp_path: Path) -> None:
     samples = tone(2.0, 44100, 12000.0, 0.5)  # would fold to 4 kHz
     loaded = load_audio(write_wav(tmp_path / "a.wav", samples.tobytes(), FLOAT, 32, 1, 44100))

@@ -78,6 +78,9 @@ def test_vbx_equals_the_original(plda, expected):
     np.testing.assert_allclose(gamma, expected["responsibilities"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(priors, expected["priors"], rtol=0, atol=1e-9)
     assert (np.diff(bounds) > -1e-9).all()
+    for tolerance in (1e-4, 10.0):
+        gains = np.diff(vbx(plda.project(expected["chosen"]), plda.psi, start, tolerance=tolerance)[2])
+        assert gains[-1] < tolerance <= gains[:-1].min()
 
 
 @pytest.mark.parametrize(

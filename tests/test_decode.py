@@ -32,6 +32,7 @@ from mlx_speech.stages.decode import (
 from mlx_speech.stages.generate import largest
 from mlx_speech.stages.loops import without_loops
 from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
+from mlx_speech.stages.prompt import build_prompt, text_tokens
 from mlx_speech.stages.rules import Rules
 from mlx_speech.stages.transcribe import phrases
 from mlx_speech.types import Span
@@ -238,7 +239,7 @@ PLAIN = DecodeOptions(timestamps=False, suppress_symbols=False)
         (replace(PLAIN, no_repeat_ngram_size=2), [300, 400, 301], {400: 4.0, 500: 3.5}, 400),
         (replace(PLAIN, no_repeat_ngram_size=3), [300, 400, 300], {400: 4.0, 500: 3.5}, 400),
         (replace(PLAIN, no_repeat_ngram_size=1), [300], {300: 4.0, 500: 3.5}, 500),
-        (replace(PLAIN, no_repeat_ngram_size=2), [EOT], {EOT: 4.0, 500: 3.5}, EOT),
+        (replace(PLAIN, no_repeat_ngram_size=1), [EOT], {EOT: 4.0, 500: 3.5}, EOT),
         (replace(PLAIN, suppress_tokens=(300,)), [], {300: 4.0, 500: 3.5}, 500),
     ],
 )
@@ -287,6 +288,16 @@ def test_each_window_has_its_language(whisper, tokenizer, features):
     for n, language in enumerate(["fr", "ja"]):
         (alone,) = decode(whisper, tokenizer, features[n : n + 1], language, replace(GREEDY, max_tokens=7))
         assert alone.tokens == both[n].tokens
+
+
+@pytest.mark.parametrize(("hotwords", "kept"), [(None, 223), ("Anna", 222)])
+def test_half_of_the_context_less_one_is_left_to_what_was_said(tokenizer, hotwords, kept):
+    hot = text_tokens(tokenizer, hotwords)
+    assert len(hot) == 223 - kept
+    said = list(range(300, 600))
+    prompt = build_prompt(tokenizer, ["en"], DecodeOptions(hotwords=hotwords), 448, said)
+    assert prompt.rows[0][: prompt.start] == (tokenizer.special.start_of_prev, *hot, *said[-kept:])
+    assert prompt.start == 224
 
 
 def test_a_prompt_without_room_is_refused(whisper, tokenizer, features):

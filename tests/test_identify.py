@@ -52,6 +52,7 @@ def test_the_others_fit_counts_too():
 def test_who_is_not_alike_enough_stays_unnamed():
     assert found([[1, 1]], 0.7) == {"SPEAKER_00": "Anna"}
     assert found([[1, 1]], 0.71) == {}
+    assert IdentifyOptions().threshold == 0.5
     assert found([[0, 0]], -1) == {}, "of whom nothing was heard"
     assert found(np.zeros((0, 2))) == {}
     assert identify(np.ones((1, 2)), ["SPEAKER_00"], ()) == ()

@@ -18,6 +18,7 @@ import pytest
 from mlx_speech.errors import OptionError
 from mlx_speech.features import RecordingMel, log_mel
 from mlx_speech.stages import sequential
+from mlx_speech.stages.decode import Decoded
 from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
 from mlx_speech.stages.sequential import transcribe_sequential
 from mlx_speech.stages.timing import word_times
@@ -104,3 +105,16 @@ def test_nothing_to_hear(whisper, tokenizer):
 def test_options_are_checked_and_named(wrong):
     with pytest.raises(OptionError, match=next(iter(wrong))):
         TranscribeOptions(**wrong)
+
+
+def test_what_was_sampled_at_more_than_half_is_no_prompt(whisper, tokenizer, monkeypatch):
+    temperatures, contexts = iter([0.5, 0.6, 0.0, 0.0]), []
+
+    def decoded(*_, context):
+        contexts.append(len(context))
+        return [Decoded((300, 301), "ab", -0.1, 0.0, 1.0, next(temperatures), True)]
+
+    monkeypatch.setattr(sequential, "decode", decoded)
+    options = TranscribeOptions(language="en", words=False, sequential=True)
+    transcribe_sequential(whisper, tokenizer, np.zeros(110 * RATE, np.float32), options)
+    assert contexts == [0, 2, 0, 2]

@@ -17,6 +17,7 @@ from mlx_speech.stages.speakers import (
     best_path,
     confidence,
     switch_costs,
+    weights,
     word_means,
 )
 
@@ -150,6 +151,29 @@ def test_a_change_is_cheap_after_a_pause_and_a_sentence():
     options = SpeakerOptions(switch=3.0, switch_at_pause=1.0, switch_at_sentence=2.0)
     words = [Word(t, a, b, 1.0) for t, a, b in (("so", 0, 1), ("he", 1, 2), ('did."', 3, 4), ("No", 4, 5))]
     assert switch_costs(words, options)[1:].tolist() == [3.0, 1.0, 2.0]
+
+
+def test_a_pause_begins_with_300_ms():
+    words = [Word("so", 0.0, 1.0, 1.0), Word("he", 1.3, 2.0, 1.0), Word("did", 2.25, 3.0, 1.0)]
+    assert switch_costs(words, SpeakerOptions())[1:].tolist() == [1.0, 2.0]
+
+
+def test_a_long_word_counts_as_two_and_a_short_one_as_a_tenth_at_least():
+    words = [Word("a", 0.0, length, 1.0) for length in (0.0, 0.02, 0.2, 0.4, 0.6, 0.8, 3.0)]
+    counts = [0.1, 0.1, 0.5, 1.0, 1.5, 2.0, 2.0]
+    assert weights(words, SpeakerOptions()).tolist() == pytest.approx(counts)
+    assert weights(words, SpeakerOptions(length=0)).tolist() == [1.0] * 7
+
+
+def test_who_talks_for_less_than_half_of_a_word_is_not_told():
+    talk = heard(3.0, (0.0, 3.0, "A"), (1.0, 1.4, "B"), (2.0, 2.5, "B"), exclusive=[(0.0, 3.0, "A")])
+    spoken = assign_speakers([segment(("b", 1.0, 2.0), ("c", 2.0, 3.0))], talk)[0].words
+    assert [w.overlap_speakers for w in spoken] == [(), ("B",)]
+
+
+def test_of_equal_paths_who_talks_goes_on():
+    scores = np.array([[0.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
+    assert best_path(scores, np.array([0.0, 1.0, 1.0])).tolist() == [0, 0, 0]
 
 
 def test_options_out_of_range_are_named():
