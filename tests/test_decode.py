@@ -605,3 +605,21 @@ def test_speech_that_a_window_breaks_off_before_is_read(
     found, _ = transcribe_stage.transcribe_spans(whisper, tokenizer, audio, [Span(0, 30)], options)
     assert [(s.start, s.end, s.text) for s in found] == wanted
     assert [round(len(a) / 16000) for a in heard] == windows
+
+
+@pytest.mark.parametrize(("end", "again"), [(27.9, True), (28.0, False), (10.41, True), (10.39, False)])
+def test_a_window_breaks_off_two_seconds_before_its_end(end, again):
+    """And has got on by 0.4 s: nothing is read over and over again."""
+    assert transcribe_stage._broken_off(end, Span(10.0, 30.0)) is again
+
+
+@pytest.mark.parametrize(("duration", "again"), [(5.3, False), (5.5, True)])
+def test_a_leftover_of_less_than_400_ms_is_not_read(whisper, tokenizer, monkeypatch, duration, again):
+    heard, begin = [], tokenizer.special.timestamp_begin
+    tokens = (begin, *tokenizer.encode(" a"), begin + 250, begin + 250, *tokenizer.encode(" b"))  # 5 s
+    monkeypatch.setattr(transcribe_stage, "encode", lambda model, audio: heard.extend(audio))
+    monkeypatch.setattr(transcribe_stage, "decode", lambda *_: [result(tokens=tokens)])
+    options = TranscribeOptions(language="en", words=False, batch_size=1)
+    audio = np.zeros(6 * 16000, np.float32)
+    transcribe_stage.transcribe_spans(whisper, tokenizer, audio, [Span(0, duration)], options)
+    assert len(heard) == 1 + again

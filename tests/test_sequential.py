@@ -19,9 +19,11 @@ from mlx_speech.errors import OptionError
 from mlx_speech.features import RecordingMel, log_mel
 from mlx_speech.stages import sequential
 from mlx_speech.stages.decode import Decoded
+from mlx_speech.stages.inventions import Heard, first_invention, leading_silence, strange
 from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
 from mlx_speech.stages.sequential import transcribe_sequential
 from mlx_speech.stages.timing import word_times
+from mlx_speech.types import Segment, Word
 
 EXPECTED = json.loads((Path(__file__).parent / "fixtures/whisper/decoding.json").read_text(encoding="utf-8"))
 RATE = 16000
@@ -118,3 +120,57 @@ def test_what_was_sampled_at_more_than_half_is_no_prompt(whisper, tokenizer, mon
     options = TranscribeOptions(language="en", words=False, sequential=True)
     transcribe_sequential(whisper, tokenizer, np.zeros(110 * RATE, np.float32), options)
     assert contexts == [0, 2, 0, 2]
+
+
+def said(start: float, *words: tuple[float, float]) -> Segment:
+    """A segment of words by their lengths in seconds and probabilities."""
+    made, at = [], start
+    for length, probability in words:
+        made.append(Word("a", at, at + length, probability))
+        at += length
+    return Segment(start, at, "a", tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], False),
+        ([(0.3, 0.15)], False),
+        ([(0.3, 0.14)], True),  # every word
+        ([(0.3, 0.14)] * 3 + [(0.3, 0.9)] * 9, True),  # three of the first eight
+        ([(0.3, 0.14)] * 2 + [(0.3, 0.9)] * 6 + [(0.3, 0.14)] * 9, False),
+        ([(0.133, 0.9), (2.0, 0.9)], False),
+        ([(0.033, 0.9)] * 2 + [(0.3, 0.9)] * 6, True),  # 15 for each second below 133 ms
+        ([(0.034, 0.9)] * 2 + [(0.3, 0.9)] * 6, False),
+        ([(5.0, 0.9)] + [(0.3, 0.9)] * 7, True),  # 1 for each second above two
+        ([(4.9, 0.9)] + [(0.3, 0.9)] * 7, False),
+    ],
+)
+def test_what_is_strange_about_words(words, wanted):
+    assert strange(said(0.0, *words)) is wanted
+
+
+STRANGE, PLAIN = [(0.3, 0.1)], [(0.3, 0.9)]
+
+
+def test_silence_before_an_invention_is_skipped():
+    window = Heard(100.0, 130.0, 130.0, 500.0, 99.0)
+    assert leading_silence([said(103.0, *STRANGE)], window, 2.0) == pytest.approx(3.0)
+    assert leading_silence([said(102.0, *STRANGE)], window, 2.0) is None
+    assert leading_silence([said(103.0, *PLAIN)], window, 2.0) is None
+    assert leading_silence([], window, 2.0) is None
+
+
+def test_inventions_between_silences_are_cut_off():
+    window = Heard(100.0, 130.0, 130.0, 500.0, 99.0)
+    before, after = said(105.0, *PLAIN), said(115.0, *PLAIN)
+    assert first_invention([before, said(110.0, *STRANGE), after], window, 2.0) == (1, 110.0)
+    assert first_invention([before, said(107.2, *STRANGE), after], window, 2.0) is None  # no silence before
+    assert first_invention([before, said(113.0, *STRANGE), after], window, 2.0) is None  # nor behind
+    assert first_invention([said(100.5, *STRANGE), after], window, 2.0) == (0, 101.0)  # at least a second on
+    assert first_invention([before, said(129.0, *STRANGE)], window, 2.0) == (
+        1,
+        129.0,
+    )  # near the window's end
+    last = Heard(100.0, 130.0, 130.0, 131.0, 99.0)
+    assert first_invention([before, said(129.0, *STRANGE)], last, 2.0) == (1, 131.0)
