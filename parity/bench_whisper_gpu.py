@@ -17,6 +17,7 @@ rehearses.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -165,6 +166,7 @@ def transformers(arguments: argparse.Namespace) -> None:
             mel = mel.to(model.device, model.dtype).contiguous()
             for name, generate in _ways(model, mel, arguments.tokens, arguments.ways):
                 if cuda:
+                    gc.collect()
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
 
@@ -191,6 +193,7 @@ def transformers(arguments: argparse.Namespace) -> None:
                     continue
                 peak = torch.cuda.max_memory_allocated() if cuda else 0
                 report(name, size, batch, arguments.tokens, times, peak)
+                del generate, run  # what they keep is no part of the next one's peak
         del model
 
 
