@@ -243,41 +243,34 @@ def _own_head(query, key, value, keys, values, source, scores, out):
             out[n] += weight * past[n]
 
 
+@_inline
+def _add_product(x, scale, w, out):
+    """``out`` (N,) += scale · x (K,) · w (K, N), eight rows at a time; a scale of one costs nothing once inlined."""
+    whole = x.size // 8 * 8
+    for k in range(0, whole, 8):
+        a, b, c, d = x[k] * scale, x[k + 1] * scale, x[k + 2] * scale, x[k + 3] * scale
+        e, f, g, h = x[k + 4] * scale, x[k + 5] * scale, x[k + 6] * scale, x[k + 7] * scale
+        p, q, r, s = w[k], w[k + 1], w[k + 2], w[k + 3]
+        t, u, v, y = w[k + 4], w[k + 5], w[k + 6], w[k + 7]
+        for n in range(out.size):
+            first = a * p[n] + b * q[n] + c * r[n] + d * s[n]
+            out[n] += first + (e * t[n] + f * u[n] + g * v[n] + h * y[n])
+    for k in range(whole, x.size):
+        for n in range(out.size):
+            out[n] += x[k] * scale * w[k, n]
+
+
 @_loop
 def _audio_head(query, keys, values, scores, out):
     """One head of one row over the audio: keys (Dh, T), values (T, Dh), scores (T,) to work in."""
-    size, length = keys.shape
-    scale = _LOG2E / np.sqrt(_F(size))
-    for t in range(length):
+    for t in range(scores.size):
         scores[t] = _ZERO
-    whole = size // 8 * 8
-    for n in range(0, whole, 8):
-        a, b, c, d = query[n] * scale, query[n + 1] * scale, query[n + 2] * scale, query[n + 3] * scale
-        e, f, g, h = query[n + 4] * scale, query[n + 5] * scale, query[n + 6] * scale, query[n + 7] * scale
-        k0, k1, k2, k3 = keys[n], keys[n + 1], keys[n + 2], keys[n + 3]
-        k4, k5, k6, k7 = keys[n + 4], keys[n + 5], keys[n + 6], keys[n + 7]
-        for t in range(length):
-            first = a * k0[t] + b * k1[t] + c * k2[t] + d * k3[t]
-            scores[t] += first + (e * k4[t] + f * k5[t] + g * k6[t] + h * k7[t])
-    for n in range(whole, size):
-        for t in range(length):
-            scores[t] += query[n] * scale * keys[n, t]
-    share = _weigh(scores)
-    for n in range(size):
+    for n in range(out.size):
         out[n] = _ZERO
-    whole = length // 8 * 8
-    for t in range(0, whole, 8):
-        a, b, c, d = scores[t], scores[t + 1], scores[t + 2], scores[t + 3]
-        e, f, g, h = scores[t + 4], scores[t + 5], scores[t + 6], scores[t + 7]
-        v0, v1, v2, v3 = values[t], values[t + 1], values[t + 2], values[t + 3]
-        v4, v5, v6, v7 = values[t + 4], values[t + 5], values[t + 6], values[t + 7]
-        for n in range(size):
-            first = a * v0[n] + b * v1[n] + c * v2[n] + d * v3[n]
-            out[n] += first + (e * v4[n] + f * v5[n] + g * v6[n] + h * v7[n])
-    for t in range(whole, length):
-        for n in range(size):
-            out[n] += scores[t] * values[t, n]
-    for n in range(size):
+    _add_product(query, _LOG2E / np.sqrt(_F(query.size)), keys, scores)
+    share = _weigh(scores)
+    _add_product(scores, _ONE, values, out)
+    for n in range(out.size):
         out[n] *= share
 
 
@@ -371,7 +364,8 @@ def step(x, weights, cache, audio, room, sizes, counts, me, pieces):
             for j in range(rows * heads * i // some, rows * heads * (i + 1) // some):
                 n, r = j // rows, j % rows
                 part = slice(n * size, (n + 1) * size)
-                _audio_head(added[r, part], keys[window[r], n], values[window[r], n], score, mixed[r, part])
+                w = window[r]
+                _audio_head(added[r, part], keys[w, n], values[w, n], score[:length], mixed[r, part])
             _count(counts, 2 * at + 9)
         _wait(counts, at + 4, some)
         _shared(
