@@ -64,6 +64,13 @@ def test_steps_equal_mlx(whisper, features, team):
         both(whisper, state, host, tokens, team)
 
 
+@pytest.mark.parametrize("frames", [1, 8, 43])
+def test_audio_may_be_shorter_than_the_text(whisper, features, team, frames):
+    state, host = begun(whisper, features[:, :frames])
+    for tokens in ([1000, 1001], [400, 50300]):
+        both(whisper, state, host, tokens, team)
+
+
 @pytest.mark.parametrize("width", [2, 3, 5])  # with two windows: four rows at once, and those that are left
 def test_beams_change_places_and_windows_leave(whisper, features, team, width):
     state, host = begun(whisper, features, width)

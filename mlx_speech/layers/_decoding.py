@@ -245,7 +245,7 @@ def _own_head(query, key, value, keys, values, source, scores, out):
 
 @_inline
 def _add_product(x, scale, w, out):
-    """``out`` (N,) += scale · x (K,) · w (K, N), eight rows at a time; a scale of one costs nothing once inlined."""
+    """``out`` (N,) += scale · x (K,) · w (K, N), eight rows at a time. Inlined, a scale of one costs nothing."""
     whole = x.size // 8 * 8
     for k in range(0, whole, 8):
         a, b, c, d = x[k] * scale, x[k + 1] * scale, x[k + 2] * scale, x[k + 3] * scale
