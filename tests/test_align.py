@@ -23,7 +23,7 @@ from mlx_speech.pipeline import Aligner
 from mlx_speech.readers import read_transcript
 from mlx_speech.registry import CARDS
 from mlx_speech.stages import aligners, placing, walk
-from mlx_speech.stages.align import align_segments, align_text
+from mlx_speech.stages.align import _groups, align_segments, align_text
 from mlx_speech.stages.emissions import Alphabet, Emissions, Listener
 from mlx_speech.stages.placing import AlignOptions
 from mlx_speech.types import Segment, Transcript, Word
@@ -218,6 +218,44 @@ def test_a_word_ends_with_its_sound(faint, end):
     assert ends[0] == 0.3
     assert ends[1] == pytest.approx(0.1 + end)
     assert ends[2] == 0.9
+
+
+@pytest.mark.parametrize(("blocks", "cut"), [(11, False), (12, True)])
+def test_a_pause_of_120_ms_ends_a_word(blocks, cut):
+    audio = np.zeros(16000, np.float32)
+    audio[:4800] = 0.1
+    ends = np.array([0.3 + blocks / 100])
+    placing._end_with_sound(audio, np.array([0.0]), ends, np.array([0]), np.array([1]))
+    assert ends[0] == pytest.approx(0.3 if cut else 0.3 + blocks / 100)
+
+
+def test_a_words_probability_takes_in_half_a_second_around_it(listener):
+    """25 frames: what is said beyond, and is not in the text, says nothing about the word."""
+    alone, near, far = (
+        align_text(listener, spell(300, (100, "one"), (at, "seventh")), "one", "en", AlignOptions(meet=0))[0]
+        for at in (270, 120, 108 + 26)
+    )
+    assert far.words[0].probability == pytest.approx(alone.words[0].probability, rel=1e-6)
+    assert near.words[0].probability < 0.5 * alone.words[0].probability
+
+
+@pytest.mark.parametrize(
+    ("times", "join", "wanted"),
+    [
+        ([(1, 2), (2.59, 4)], True, [(0.7, 4.3)]),
+        ([(1, 2), (2.61, 4)], True, [(0.7, 2.3), (2.31, 4.3)]),
+        ([(1, 2), (1.71, 4)], True, [(0.7, 4.3)]),
+        ([(1, 2), (1.69, 4)], True, [(0.7, 2.0), (1.69, 4.3)]),
+        ([(1, 31), (31, 61)], True, [(0.7, 61.3)]),
+        ([(1, 31), (31, 61.1)], True, [(0.7, 31), (31, 61.4)]),
+        ([(1, 2), (2.2, 4)], False, [(0.7, 2.1), (2.1, 4.3)]),  # what is free between two is shared
+        ([(0.1, 2), (99, 99.9)], False, [(0, 2.3), (98.7, 100)]),
+    ],
+)
+def test_segments_are_placed_together_that_are_near(times, join, wanted):
+    segments = [Segment(a, b, "x", language="en") for a, b in times]
+    found = _groups(segments, 100.0, AlignOptions(join=join))
+    assert [(g.start, g.end) for g in found] == [pytest.approx(w) for w in wanted]
 
 
 def test_long_recordings_are_heard_in_equal_windows_without_seams(listener):

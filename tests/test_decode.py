@@ -623,3 +623,10 @@ def test_a_leftover_of_less_than_400_ms_is_not_read(whisper, tokenizer, monkeypa
     audio = np.zeros(6 * 16000, np.float32)
     transcribe_stage.transcribe_spans(whisper, tokenizer, audio, [Span(0, duration)], options)
     assert len(heard) == 1 + again
+
+
+def test_a_long_window_counts_for_more_in_what_language_is_spoken():
+    rows, spans = [{"en": 0.9, "de": 0.1}, {"en": 0.2, "de": 0.8}], [Span(0, 2), Span(2, 30)]
+    assert transcribe_stage._languages(rows, spans, False) == ["de", "de"]
+    assert transcribe_stage._languages(rows, spans, True) == ["en", "de"]
+    assert transcribe_stage._languages(rows[::-1], spans, False) == ["en", "en"]

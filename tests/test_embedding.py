@@ -119,6 +119,14 @@ def test_blocks_of_a_shared_trunk_do_not_show(model, audio, monkeypatch):
     assert together.shape == (200, model.config.num_features)
 
 
+def test_frames_lose_the_mean_of_the_ten_seconds_around_them(model, audio):
+    energies = np.array(kaldi_fbank(mx.array(audio), 80), np.float64)
+    means = [energies[max(0, n - 500) : n + 500].mean(0) for n in range(len(energies))]
+    wanted = np.array(model.trunk(mx.array((energies - means).astype(np.float32))[None])[0])
+    found = np.array(trunk_frames(model, audio, 0, len(wanted)))
+    assert np.abs(found - wanted).max() < 5e-6 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("samples", [14 * 16000, 10 * 16000 + 777, 16000])
 def test_stretches_of_cores_do_not_show(model, audio, monkeypatch, samples):
     found = []

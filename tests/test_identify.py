@@ -58,6 +58,14 @@ def test_who_is_not_alike_enough_stays_unnamed():
     assert identify(np.ones((1, 2)), ["SPEAKER_00"], ()) == ()
 
 
+def test_what_is_not_alike_enough_takes_nobodys_place():
+    """Both would be nearest to others in all, but then the surest would have no name."""
+    known = tuple(Voice(n, np.eye(3, dtype=np.float32)[k], 9.0) for k, n in enumerate(("Anna", "Bert")))
+    voices = np.array([[0.6, 0.45, 0.661], [0.55, 0.3, 0.779]])
+    (named,) = identify(voices, ["SPEAKER_00", "SPEAKER_01"], known)
+    assert (named.label, named.name) == ("SPEAKER_00", "Anna")
+
+
 def test_confidence_grows_with_the_cosine():
     assert 0 < confidence(-1) < confidence(0.3) < confidence(0.5) < confidence(0.9) <= 1
     assert confidence(0.5) > 0.5 > confidence(0.3)

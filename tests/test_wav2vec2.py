@@ -155,7 +155,7 @@ def test_grouped_convolution_equals_the_plain_one(kernel, padding):
 
 def test_lengths_are_the_originals(models):
     config = models["base"].config
-    assert (config.receptive_field, config.frame_stride) == (400, 320)
+    assert (config.receptive_field, config.frame_stride, config.first_middle) == (400, 320, 200)
     assert [config.output_length(n) for n in (0, 399, 400, 719, 720, 16000)] == [0, 0, 1, 1, 2, 49]
 
 

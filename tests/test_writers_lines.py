@@ -200,6 +200,12 @@ def test_a_long_paragraph_ends_with_a_segment() -> None:
     assert [len(p.split()) for p in render(long, "txt").split("\n\n")] == [201, 101]
 
 
+def test_two_seconds_of_silence_end_a_paragraph() -> None:
+    for gap, lines in ((1.99, 1), (2.0, 2)):
+        said = transcript([[("a", 0.0, 1.0)], [("b", 1.0 + gap, 4.0)]], "AA")
+        assert len([line for line in render(said, "txt").splitlines() if line]) == lines
+
+
 def test_vtt_has_voices() -> None:
     odd = replace(TWO.segments[0], speaker="A & <B>\n")
     assert "\n<v A &amp; &lt;B&gt;>one two</v>\n" in render(Transcript((odd,), "en", 9.0), "vtt")
