@@ -7,11 +7,13 @@ first, globally, takes its calls over, so :func:`load_blas` must run before ``ml
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.metadata
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -146,7 +148,7 @@ def start() -> Blas:
 
 
 def prepare() -> None:
-    """Bound MLX's cache of freed buffers and warn once of a slow BLAS; called before a model is loaded.
+    """Bound MLX's cache, warn once of a slow BLAS, have threads end in time; called before a model is loaded.
 
     ``MLX_SPEECH_CACHE_LIMIT`` sets the bound in bytes.
 
@@ -156,6 +158,8 @@ def prepare() -> None:
     global _warned
     import mlx.core as mx
 
+    atexit.unregister(_let_threads_end)  # it is there once
+    atexit.register(_let_threads_end)
     mx.set_cache_limit(cache_limit())
     if not start().optimised and on_cpu() and not _warned and os.environ.get(BLAS_VARIABLE) != "none":
         _warned = True
@@ -166,6 +170,23 @@ def prepare() -> None:
             SlowBLASWarning,
             stacklevel=3,
         )
+
+
+def _let_threads_end() -> None:
+    """Wait until threads that have ended for Python, which can be joined, have ended for the system as well.
+
+    MLX 0.32 keeps what a thread compiled (``nn.relu`` is) until then, and takes Python's lock to drop it. Where
+    Python is shutting down by that time, the process is aborted.
+    """
+    tasks = Path("/proc/self/task")  # Linux; elsewhere the least time is waited
+    before, same = -1, 0
+    for _ in range(100):
+        time.sleep(0.005)  # which gives Python's lock away
+        now = len(list(tasks.iterdir())) if tasks.is_dir() else before
+        same = same + 1 if now == before else 0
+        if same >= 3:
+            return
+        before = now
 
 
 def on_cpu() -> bool:

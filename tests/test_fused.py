@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -184,6 +186,19 @@ def test_shares_cover_everything_once(count, most, sizes):
     found = runtime.shares(count, most)
     assert [s.stop - s.start for s in found] == sizes
     assert [n for s in found for n in range(count)[s]] == list(range(count))
+
+
+def test_a_process_ends_well_after_work_in_threads():
+    program = """
+        from concurrent.futures import ThreadPoolExecutor
+        import numpy as np
+        import mlx_speech
+
+        detector = mlx_speech.load("silero-vad")
+        list(ThreadPoolExecutor(2).map(lambda n: mlx_speech.detect_speech(np.zeros(16000), detector), range(2)))
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_wrong_number_of_threads_is_named(monkeypatch):
