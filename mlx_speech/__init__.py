@@ -7,6 +7,7 @@ from mlx_speech import runtime
 
 runtime.start()
 
+from mlx_speech.audio import load_audio
 from mlx_speech.errors import (
     AudioError,
     CheckpointError,
@@ -34,6 +35,7 @@ from mlx_speech.stages.diarize import DiarizeOptions
 from mlx_speech.stages.identify import IdentifyOptions
 from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
 from mlx_speech.stages.placing import AlignOptions
+from mlx_speech.stages.speakers import SpeakerOptions, assign_speakers
 from mlx_speech.stages.speech import SpeechOptions
 from mlx_speech.types import (
     Character,
@@ -74,6 +76,7 @@ __all__ = [
     "Redone",
     "Segment",
     "Span",
+    "SpeakerOptions",
     "SpeechOptions",
     "TranscribeOptions",
     "Transcriber",
@@ -87,6 +90,7 @@ __all__ = [
     "WriteOptions",
     "__version__",
     "align",
+    "assign_speakers",
     "change_voices",
     "detect_speech",
     "diarize",
@@ -94,6 +98,7 @@ __all__ = [
     "hear_voice",
     "limit_memory",
     "load",
+    "load_audio",
     "load_voices",
     "render",
     "transcribe",

@@ -149,6 +149,15 @@ def test_a_multilabel_network_votes_with_its_scores():
     np.testing.assert_array_equal(found.active[..., 0], ~found.active[..., 1])
 
 
+def test_a_chunks_probability_is_that_of_its_middle():
+    """Speech that rises with time tells the time: chunks of 32 ms, frames that stand for their middles."""
+    grid = Grid()
+    speech = grid.times(589)[None].astype(np.float32)
+    scores = np.zeros((1, 589, 3), np.float32)
+    found = chunk_probabilities(Segmentation(scores, scores > 1, scores, speech, grid), 8 * 16000, 512)
+    np.testing.assert_allclose(found[1:], 0.032 * np.arange(1, 250) + 0.016, atol=1e-5)
+
+
 def test_nothing_to_hear():
     model = Loudness()
     found = segment(model, beeps(0))
