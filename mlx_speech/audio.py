@@ -12,13 +12,16 @@ recording shorter than that has no samples at another rate.
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.error
@@ -29,6 +32,9 @@ from mlx_speech.spool import is_spooled, spooled
 
 SAMPLE_RATE = 16000
 """The rate, in Hz, that every model here expects."""
+
+Source = str | os.PathLike[str] | BinaryIO
+"""A recording's path, or an open binary file such as ``io.BytesIO(data)``, which is read from its beginning."""
 
 DOWNMIX = {
     "FC": 1.0,
@@ -56,6 +62,10 @@ _STATES_LENGTH = frozenset({"flac", "mp3", "mov,mp4,m4a,3gp,3g2,mj2"})
 
 _CHECKED = 1 << 20  # samples looked at together: bounds memory
 
+_LOUDEST = (
+    100.0  # of an array: 40 dB above full scale no recording is, and 16-bit samples as they are seldom below
+)
+
 _BATCH_SECONDS = 1.0  # codec frames are about 20 ms: joining them first makes resampling several times faster
 
 
@@ -73,7 +83,7 @@ class AudioInfo:
     codec: str
 
 
-def load_audio(source: str | os.PathLike[str], *, sampling_rate: int = SAMPLE_RATE) -> np.ndarray:
+def load_audio(source: Source, *, sampling_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Read a whole recording as ``(T,)`` float32 mono at ``sampling_rate`` Hz.
 
     Takes any container or codec that FFmpeg reads, video included; the first audio stream is used. A
@@ -87,7 +97,7 @@ def load_audio(source: str | os.PathLike[str], *, sampling_rate: int = SAMPLE_RA
 
 
 def stream_audio(
-    source: str | os.PathLike[str], *, sampling_rate: int = SAMPLE_RATE, block_seconds: float = 30.0
+    source: Source, *, sampling_rate: int = SAMPLE_RATE, block_seconds: float = 30.0
 ) -> Iterator[np.ndarray]:
     """The samples of ``load_audio`` in blocks of ``block_seconds``, in constant memory.
 
@@ -101,24 +111,25 @@ def stream_audio(
     size = round(block_seconds * sampling_rate) if 0 < block_seconds < float("inf") else 0
     if size < 1:
         raise OptionError(f"block_seconds is {block_seconds}: give at least one sample's length in seconds.")
-    path = checked_path(source)
-    return _blocks(_resample(_batches(_decode(path)), sampling_rate), size)
+    checked = _checked(source)
+    return _blocks(_resample(_batches(_decode(checked)), sampling_rate), size)
 
 
-def as_audio(audio: str | os.PathLike[str] | Any, sampling_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """``(T,)`` contiguous float32 samples from a path, or from an array already at ``sampling_rate`` Hz.
+def as_audio(audio: Source | Any, sampling_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """``(T,)`` contiguous float32 samples from a path or file, or from an array already at ``sampling_rate`` Hz.
 
     An array may be anything that NumPy can view (MLX and torch arrays included): one-dimensional, floating,
-    finite, possibly empty. It is not copied when it already has the right type. Of a path, what is beyond ten
-    minutes lies in a temporary file (:mod:`mlx_speech.spool`), and the array is read-only. Raises ``AudioError``.
+    finite, within [-1, 1] or not far out, possibly empty. It is not copied when it already has the right type. Of a
+    path or file, what is beyond ten minutes lies in a temporary file (:mod:`mlx_speech.spool`), and the array is
+    read-only. Raises ``AudioError``.
     """
-    if isinstance(audio, (str, os.PathLike)):
+    if isinstance(audio, (str, os.PathLike)) or hasattr(audio, "read"):
         return spooled(stream_audio(audio, sampling_rate=sampling_rate))
     samples = _viewed(audio)
     if is_spooled(audio) and samples.ndim == 1 and samples.flags.c_contiguous:
         return samples  # checked when it was decoded
     if samples.ndim != 1:
-        raise AudioError(_shape_problem(samples.shape))
+        raise AudioError(_shape_problem(samples.shape, type(audio).__name__))
     if not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(
             f"audio has {samples.dtype} samples, not floating ones within [-1, 1]: "
@@ -127,19 +138,24 @@ def as_audio(audio: str | os.PathLike[str] | Any, sampling_rate: int = SAMPLE_RA
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is named below
         samples = np.ascontiguousarray(samples, dtype=np.float32)
     for first in range(0, len(samples), _CHECKED):
-        finite = np.isfinite(samples[first : first + _CHECKED])
-        if not finite.all():
-            bad = first + int(np.argmin(finite))
+        some = samples[first : first + _CHECKED]
+        peak = max(some.max(), -some.min())
+        if not np.isfinite(peak):
+            bad = first + int(np.argmin(np.isfinite(some)))
             raise AudioError(
                 f"audio holds {samples[bad]} at sample {bad} ({bad / sampling_rate:.3f} s): "
                 "repair it, or replace such samples by zeros (numpy.nan_to_num)."
             )
+        if peak > _LOUDEST:
+            raise AudioError(
+                f"audio reaches {peak:.0f} where samples lie within [-1, 1]: divide those of 16 bits by 32768."
+            )
     return samples
 
 
-def probe(source: str | os.PathLike[str]) -> AudioInfo:
+def probe(source: Source) -> AudioInfo:
     """What a recording's header says, without decoding it. Raises ``AudioError`` as ``load_audio`` does."""
-    with _opened(checked_path(source)) as (container, stream):
+    with _opened(_checked(source)) as (container, stream):
         duration = _stream_seconds(stream)
         if duration is None and container.duration is not None:
             duration = container.duration / 1e6  # AV_TIME_BASE
@@ -159,8 +175,10 @@ def _viewed(audio: Any) -> np.ndarray:
         ) from error
 
 
-def _shape_problem(shape: tuple[int, ...]) -> str:
+def _shape_problem(shape: tuple[int, ...], kind: str) -> str:
     """Why an array of this shape is no mono recording, and how to make it one."""
+    if not shape:
+        return f"audio is of type {kind}: give a path, an open binary file, or a one-dimensional array of samples."
     if len(shape) != 2:
         return f"audio has shape {shape}: give a path, or a one-dimensional array of samples."
     axis = int(shape[1] < shape[0])  # channels are fewer than samples
@@ -188,20 +206,55 @@ def checked_path(source: str | os.PathLike[str]) -> str:
     return path
 
 
+def _checked(source: Source) -> str | BinaryIO:
+    """A path that is one, or a binary file."""
+    if isinstance(source, (str, os.PathLike)):
+        return checked_path(source)
+    if isinstance(source, io.TextIOBase):
+        raise AudioError(f"{_named(source)}: is open as text; open it with mode 'rb'.")
+    return source
+
+
+def _named(source: Any) -> str:
+    name = source if isinstance(source, str) else getattr(source, "name", None)
+    return name if isinstance(name, str) else f"the {type(source).__name__}"
+
+
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[Any, Any]]:
+def _movable(source: str | BinaryIO) -> Iterator[Any]:
+    """What FFmpeg can move about in: a path, or a file; what comes through a pipe is kept in one meanwhile."""
+    if isinstance(source, str):
+        mode = os.stat(source).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            yield "file:" + source  # a name such as "a:b.wav" is no protocol
+            return
+    with open(source, "rb") if isinstance(source, str) else nullcontext(source) as stream:
+        if getattr(stream, "seekable", lambda: False)():
+            stream.seek(0)
+            yield stream
+            return
+        with tempfile.TemporaryFile() as kept:
+            shutil.copyfileobj(stream, kept)
+            kept.seek(0)
+            yield kept
+
+
+@contextmanager
+def _opened(source: str | BinaryIO) -> Iterator[tuple[Any, Any]]:
     """The open container and its first audio stream."""
-    try:
-        # "file:": a name such as "a:b.wav" is no protocol. Tags in odd encodings must not stop decoding.
-        container = av.open("file:" + path, metadata_errors="ignore")
-    except av.error.PermissionError as error:
-        raise AudioError(f"{path}: permission denied; make it readable for this user.") from error
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(
-            f"{path}: not a recording that FFmpeg can read ({_reason(error)}); "
-            "check that it is complete and is audio or video."
-        ) from error
-    with container:
+    path = _named(source)
+    with ExitStack() as stack:
+        try:
+            movable = stack.enter_context(_movable(source))
+            # tags in odd encodings must not stop decoding
+            container = stack.enter_context(av.open(movable, metadata_errors="ignore"))
+        except PermissionError as error:
+            raise AudioError(f"{path}: permission denied; make it readable for this user.") from error
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise AudioError(
+                f"{path}: not a recording that FFmpeg can read ({_reason(error)}); "
+                "check that it is complete and is audio or video."
+            ) from error
         if not container.streams.audio:
             raise AudioError(f"{path}: has no audio stream; give a file with sound.")
         stream = container.streams.audio[0]
@@ -248,9 +301,10 @@ class _Log:
         warnings.warn(message, AudioWarning, stacklevel=2)
 
 
-def _decode(path: str) -> Iterator[tuple[int, np.ndarray]]:
+def _decode(source: str | BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
     """Each decoded frame as its rate and ``(T,)`` mono samples."""
-    with _opened(path) as (container, stream):
+    path = _named(source)
+    with _opened(source) as (container, stream):
         log = _Log(path)
         for packet in _packets(container, stream, log):
             for frame in _frames(packet, stream, log):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+import threading
 import warnings
 import wave
 from collections.abc import Iterator
@@ -580,7 +582,10 @@ def test_as_audio_empty() -> None:
         (np.zeros(10, np.int16), "divide by 32768"),
         (np.zeros(10, bool), "divide by 32768"),
         (np.zeros(10, complex), "complex128"),
-        (None, "one-dimensional"),
+        (None, "of type NoneType.*one-dimensional"),
+        (b"RIFF", "of type bytes.*open binary file"),
+        ({"array": [0.5]}, "of type dict"),
+        (np.array([0.0, -3000.0]), "audio reaches 3000 .* divide those of 16 bits by 32768"),
         ([[0.1], [0.2, 0.3]], "cannot view"),
         (np.array([0, 0, 0, np.nan, np.inf]), "nan at sample 3"),
         (np.array([0, -np.inf]), "-inf at sample 1"),
@@ -590,6 +595,51 @@ def test_as_audio_empty() -> None:
 def test_as_audio_refuses(audio: Any, problem: str) -> None:
     with pytest.raises(AudioError, match=problem):
         as_audio(audio)
+
+
+# --- open files and pipes
+
+
+class Socket:
+    """What comes bit by bit and is gone then."""
+
+    def __init__(self, path: Path) -> None:
+        self.bytes = io.BytesIO(path.read_bytes())
+
+    def read(self, count: int = -1) -> bytes:
+        return self.bytes.read(count)
+
+
+@pytest.mark.parametrize("read", [load_audio, as_audio, lambda f: np.concatenate([*stream_audio(f)])])
+def test_open_files(tmp_path: Path, read: Any) -> None:
+    path = encode(tmp_path / "a.mp4", "aac", tone(1.0, 44100), 44100, video=True)  # its index lies at the end
+    expected = load_audio(path)
+    data = io.BytesIO(path.read_bytes())
+    with path.open("rb") as file:
+        for source in (data, data, file, Socket(path)):
+            np.testing.assert_array_equal(read(source), expected)
+    assert probe(data) == probe(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_holds_any_container(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", "aac", tone(1.0, 44100), 44100, video=True)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(path.read_bytes()))
+    writer.start()
+    np.testing.assert_array_equal(load_audio(tmp_path / "pipe"), load_audio(path))
+    writer.join()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("no sound")
+    with path.open() as file, pytest.raises(AudioError, match=r"a\.txt: is open as text"):
+        load_audio(file)  # type: ignore[arg-type]
+    with path.open("rb") as file, pytest.raises(AudioError, match=r"a\.txt: not a recording"):
+        load_audio(file)
+    with pytest.raises(AudioError, match="the BytesIO: not a recording"):
+        load_audio(io.BytesIO())
 
 
 # --- probe

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import subprocess
+import sys
 import time
 import wave
 from pathlib import Path
@@ -193,6 +195,17 @@ def test_vad_prints_spans(run):
     rows = [line.split("\t") for line in out.splitlines()]
     assert all(len(r) == 3 and float(r[1]) < float(r[2]) for r in rows)
     assert float(rows[-1][2]) > 20
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="no standard input among the files")
+def test_a_hyphen_is_standard_input(run):
+    program = "import mlx_speech.cli; mlx_speech.cli.main()"
+    piped = subprocess.run(
+        [sys.executable, "-c", program, "vad", "-"], input=CLIP.read_bytes(), capture_output=True
+    )
+    assert piped.returncode == 0, piped.stderr
+    _, expected, _ = run(cli.main, "vad", CLIP)
+    assert piped.stdout.decode() == expected.replace(str(CLIP), "/dev/stdin")
 
 
 def test_models_lists_names_and_licences(run):

@@ -198,6 +198,16 @@ def test_write_takes_the_longest_name(tmp_path: Path) -> None:
     assert path.is_file()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows' names are text")
+@pytest.mark.parametrize("format", formats_for(TRANSCRIPT))
+def test_names_that_are_no_text(tmp_path: Path, format: str) -> None:
+    name = os.fsdecode(b"caf\xe9")  # Latin-1
+    write(TRANSCRIPT, tmp_path / f"{name}.{format}", format, audio=tmp_path / f"{name}.wav")
+    text = (tmp_path / f"{name}.{format}").read_text(encoding="utf-8")
+    assert "Gott!" in text
+    assert format != "html" or 'src="./caf%E9.wav"' in text
+
+
 def test_a_device_is_written_through_not_replaced(tmp_path: Path) -> None:
     write(TRANSCRIPT, os.devnull, "txt")
     assert not Path(os.devnull).is_file()

@@ -9,7 +9,7 @@ import typer
 
 from mlx_speech.cli.console import app, clock, errors, out, progress
 from mlx_speech.cli.formats import ALL, Formats, parse_formats, takes_write_options, write_all
-from mlx_speech.cli.options import Dir, MaxMemory, Quiet
+from mlx_speech.cli.options import Dir, MaxMemory, Quiet, standard_input
 from mlx_speech.errors import OptionError
 from mlx_speech.pipeline import Aligner
 from mlx_speech.readers import read_transcript
@@ -22,7 +22,14 @@ from mlx_speech.writers.files import prepare_folder
 @app.command("align")
 @takes_write_options
 def align_command(
-    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="A recording in any format.")],
+    audio: Annotated[
+        Path,
+        typer.Argument(
+            metavar="AUDIO",
+            help="A recording in any format; - is standard input.",
+            parser=standard_input,
+        ),
+    ],
     transcript: Annotated[
         Path,
         typer.Argument(

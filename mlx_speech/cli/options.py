@@ -23,8 +23,18 @@ class Dtype(str, Enum):
     BFLOAT16 = "bfloat16"
 
 
+def standard_input(name: str) -> Path:
+    """A recording's path; ``-`` is what comes through a pipe."""
+    return Path("/dev/stdin" if name == "-" else name)
+
+
 Files = Annotated[
-    list[Path], typer.Argument(metavar="AUDIO", help="Recordings in any audio or video format.")
+    list[Path],
+    typer.Argument(
+        metavar="AUDIO",
+        help="Recordings in any audio or video format; - is standard input.",
+        parser=standard_input,
+    ),
 ]
 Model = Annotated[
     str,

@@ -80,7 +80,7 @@ class Aligner:
         """Time the words of a transcript.
 
         Args:
-            audio: a path in any container, or (T,) samples at 16 kHz.
+            audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
             transcript: what is said. Text is placed in the whole recording, which takes time proportional
                 to both lengths; segments near their times.
             options: how.
@@ -143,7 +143,7 @@ def align(
     """Time the words of a transcript; see :meth:`Aligner.align`.
 
     Args:
-        audio: a path in any container, or (T,) samples at 16 kHz.
+        audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
         transcript: what is said: text, a transcript, or segments.
         model: an aligner's name, ``"auto"``, or an :class:`Aligner` to use again and again.
         options: how.

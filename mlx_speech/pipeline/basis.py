@@ -13,7 +13,7 @@ from mlx_speech.memory import tidy
 from mlx_speech.spool import forget
 
 AudioLike = str | os.PathLike[str] | Any
-"""A path, or (T,) floating-point samples at 16 kHz within [-1, 1]: a numpy or an MLX array."""
+"""A path, an open binary file, or (T,) floating-point samples at 16 kHz within [-1, 1]: a numpy or an MLX array."""
 
 Progress = Callable[[str, float, float], None]
 """Told a stage's name, and the seconds done and to do in it."""

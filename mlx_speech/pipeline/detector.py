@@ -27,7 +27,7 @@ def detect_speech(
     """The stretches of speech in a recording.
 
     Args:
-        audio: a path in any container, or (T,) samples at 16 kHz.
+        audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
         model: a VAD's or a PyanNet's name, or a loaded one.
         options: the original's defaults by default.
 

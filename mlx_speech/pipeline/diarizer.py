@@ -90,7 +90,7 @@ class Diarizer:
         """Find out who speaks when.
 
         Args:
-            audio: a path in any container, or (T,) samples at 16 kHz.
+            audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
             options: how, or the name of a preset.
             segmentation: of this recording with these options, where :meth:`segment` was called before.
             progress: called as stages advance.
@@ -141,7 +141,7 @@ def diarize(
     """Find out who speaks when; see :meth:`Diarizer.diarize`.
 
     Args:
-        audio: a path in any container, or (T,) samples at 16 kHz.
+        audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
         num_speakers: how many speakers there are, where that is known.
         min_speakers: the fewest there can be.
         max_speakers: the most there can be.
@@ -163,7 +163,7 @@ def embed(audio: AudioLike, model: str | WeSpeaker = DEFAULT_EMBEDDING) -> np.nd
     """The voice of a recording in which one person speaks.
 
     Args:
-        audio: a path in any container, or (T,) samples at 16 kHz.
+        audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
         model: a WeSpeaker's name, or a loaded one.
 
     Returns:
@@ -182,7 +182,7 @@ def hear_voice(
     """The voice of somebody who speaks in parts of a recording.
 
     Args:
-        audio: a path in any container, or (T,) samples at 16 kHz.
+        audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
         embedder: a loaded WeSpeaker.
         spans: where they speak.
         least: seconds; less speech tells too little.

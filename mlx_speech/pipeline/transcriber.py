@@ -103,7 +103,7 @@ class Transcriber:
         """Transcribe one recording.
 
         Args:
-            audio: a path in any container, or (T,) samples at 16 kHz.
+            audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
             options: language, task, word times, batch size, decoding.
             speech: how speech is told from silence.
             diarize: how speakers are found; by default as the diarizer's preset does, if there is one.
@@ -268,7 +268,7 @@ def transcribe(
     """Transcribe one recording; see :meth:`Transcriber.transcribe`.
 
     Args:
-        audio: a path in any container, or (T,) samples at 16 kHz.
+        audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
         model: a Whisper's name, or a :class:`Transcriber` to use again and again.
         options: language, task, word times, batch size, decoding.
         speech: how speech is told from silence.

@@ -83,7 +83,7 @@ def render(
         OptionError: there is no such format, or the transcript lacks what it is made of.
         OutputError: a time is not finite, or the recording cannot be read to be embedded.
     """
-    target = Target(name, options or WriteOptions(), Path(audio) if audio is not None else None)
+    target = Target(_readable(name), options or WriteOptions(), Path(audio) if audio is not None else None)
     return _render(transcript, format, target)
 
 
@@ -102,7 +102,10 @@ def write(
     """
     path = Path(path)
     target = Target(
-        path.stem, options or WriteOptions(), Path(audio) if audio is not None else None, path.parent
+        _readable(path.stem),
+        options or WriteOptions(),
+        Path(audio) if audio is not None else None,
+        path.parent,
     )
     replace_file(path, _render(transcript, format, target))
 
@@ -110,6 +113,11 @@ def write(
 def formats_for(transcript: Transcript) -> list[str]:
     """The formats that this transcript has everything for."""
     return [name for name, format in WRITERS.items() if not _lacks(transcript, format)]
+
+
+def _readable(name: str) -> str:
+    """A file's name, which need not be text."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _render(transcript: Transcript | Diarization, format: str, target: Target) -> str:

@@ -118,7 +118,7 @@ def _address(target: Target) -> str:
     audio, folder = os.path.abspath(target.audio), os.path.abspath(target.folder)
     try:
         # "./" keeps a name with a colon from being a scheme; quoting keeps ? and # in the path
-        return "./" + quote(Path(os.path.relpath(audio, folder)).as_posix())
+        return "./" + quote(os.fsencode(Path(os.path.relpath(audio, folder)).as_posix()))
     except ValueError:  # another drive of a Windows machine
         return Path(audio).as_uri()
 
