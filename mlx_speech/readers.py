@@ -15,14 +15,18 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
 
 
 def read_transcript(path: str | os.PathLike[str]) -> str | list[Segment]:
-    """The text of a file; the cues of one that is named .srt or .vtt, without their markup.
+    """The text of a file; the cues of one that is named .srt or .vtt, without their markup; a .json's segments.
 
     Raises:
-        OptionError: it cannot be read, is not UTF-8, or its subtitles have no cue.
+        OptionError: it cannot be read, is not UTF-8, holds no text, or its subtitles have no cue.
     """
     file = Path(path)
     text = _text(file)
+    if file.suffix.lower() == ".json":
+        return _json_segments(file, text)
     if file.suffix.lower() not in (".srt", ".vtt"):
+        if not text.strip():
+            raise OptionError(f"{file}: no text in it")
         return text
     cues = _cues(text)
     if not cues:
@@ -53,6 +57,23 @@ def read_turns(path: str | os.PathLike[str]) -> list[Turn]:
     if not turns:
         raise OptionError(f"{file}: it holds no speaker's turn; diarize the recording first")
     return turns
+
+
+def _json_segments(file: Path, text: str) -> list[Segment]:
+    """The ``segments`` of a transcript of ours, WhisperX's or openai-whisper's, for their times to be set anew."""
+    try:
+        found = [
+            Segment(float(s["start"]), float(s["end"]), str(s["text"]), language=s.get("language"))
+            for s in json.loads(text)["segments"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OptionError(
+            f"{file}: no transcript could be read from it ({type(error).__name__}: {error}); a text belongs into a "
+            ".txt file"
+        ) from error
+    if not any(s.text.strip() for s in found):
+        raise OptionError(f"{file}: no text in it")
+    return found
 
 
 def _text(file: Path) -> str:

@@ -622,10 +622,26 @@ def test_subtitles_are_read(tmp_path):
     assert read_transcript(plain) == "just text"
 
 
+def test_segments_of_a_transcript_are_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(
+        '{"segments": [{"id": 0, "start": 1, "end": 2.5, "text": " Hello", "words": []}]}', "utf-8"
+    )
+    assert read_transcript(path) == [Segment(1.0, 2.5, " Hello")]
+
+
 def test_unreadable_transcripts_are_named(tmp_path):
     with pytest.raises(OptionError, match="missing"):
         read_transcript(tmp_path / "missing.txt")
-    for name, data, message in (("a.txt", b"\xff\xfe\x00", "UTF-8"), ("a.srt", b"no cue", "no subtitle")):
+    for name, data, message in (
+        ("a.txt", b"\xff\xfe\x00", "UTF-8"),
+        ("a.srt", b"no cue", "no subtitle"),
+        ("b.txt", b" \n", "no text"),
+        ("a.json", b'{"segments": []}', "no text"),
+        ("b.json", b'{"turns": []}', "no transcript could be read"),
+        ("c.json", b'["text"]', "no transcript could be read"),
+        ("d.json", b"Hello", "no transcript could be read"),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(OptionError, match=message):
             read_transcript(tmp_path / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -208,6 +209,18 @@ def test_a_hyphen_is_standard_input(run):
     assert piped.stdout.decode() == expected.replace(str(CLIP), "/dev/stdin")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_without_room_is_told():
+    program = "import mlx_speech.cli; mlx_speech.cli.main()"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, "models"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: No space left on device")
+    assert "Traceback" not in ended.stderr
+
+
 def test_models_lists_names_and_licences(run):
     code, out, _ = run(cli.main, "models")
     assert code == 0
@@ -312,8 +325,8 @@ def test_names_that_differ_in_capitals_are_one(tmp_path):
     one, other, same = (tmp_path / name for name in ("a/Talk.wav", "b/talk.flac", "b/talk.wav"))
     assert targets_for([one, one], tmp_path) == {one: tmp_path / "Talk"}
     assert targets_for([one, other], tmp_path) == {one: tmp_path / "Talk.wav", other: tmp_path / "talk.flac"}
-    with pytest.raises(OptionError, match="share one file name"):
-        targets_for([one, same], tmp_path)
+    with pytest.raises(OptionError, match=re.escape(f"share one file name: {one}, {same};")):
+        targets_for([tmp_path / "c.wav", one, same], tmp_path)
 
 
 def test_a_format_is_refused_before_any_work(run, tmp_path):

@@ -32,6 +32,8 @@ EACH = [
         ("--highlight_words True --verbose False x.wav", "--highlight-words --quiet x.wav"),
         ("--condition_on_previous_text=False", "--no-condition-on-previous-text"),
         ("--print_progress False -q", "-q"),
+        ("--word_timestamps True x.wav", "--words x.wav"),
+        ("--word-timestamps False x.wav", "--no-words x.wav"),
         ("--verbose true.wav", "--verbose true.wav"),
         ("--compute_type default x.wav", "x.wav"),
         ("--diarize_model pyannote/speaker-diarization-3.1", "--diarize-preset 3.1"),

@@ -33,7 +33,8 @@ def align_command(
     transcript: Annotated[
         Path,
         typer.Argument(
-            metavar="TRANSCRIPT", help="What is said in it: a text file, or an .srt or .vtt to time anew."
+            metavar="TRANSCRIPT",
+            help="What is said in it: a text file, or an .srt, .vtt or transcript's .json to time anew.",
         ),
     ],
     how: WriteOptions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -133,6 +134,11 @@ def run(application: typer.Typer) -> None:
         sys.exit(MISUSED)
     except MLXSpeechError as error:
         complain(str(error))
+        sys.exit(FAILED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        complain(f"{error.strerror}: standard output, or a temporary file (TMPDIR), has no room")
         sys.exit(FAILED)
 
 

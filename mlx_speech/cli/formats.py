@@ -24,9 +24,7 @@ Formats = Annotated[
         "--format",
         "-f",
         "--output-format",
-        help=f"Comma-separated: {', '.join(WRITERS)}; or {ALL}, which are those the result has the data for. By "
-        f"default {DEFAULT_FORMATS.replace(',', ', ')}.",
-        show_default=False,
+        help=f"Comma-separated: {', '.join(WRITERS)}; or {ALL}, which are those the result has the data for.",
     ),
 ]
 

@@ -111,8 +111,11 @@ def targets_for(files: list[Path], folder: Path) -> dict[Path, Path]:
     once = list(dict.fromkeys(files))
     stems = Counter(f.stem.casefold() for f in once)
     targets = {f: folder / (f.stem if stems[f.stem.casefold()] == 1 else f.name) for f in once}
-    if len({str(t).casefold() for t in targets.values()}) < len(targets):
+    places = Counter(str(t).casefold() for t in targets.values())
+    same = [str(f) for f, target in targets.items() if places[str(target).casefold()] > 1]
+    if same:
         raise OptionError(
-            "several recordings share one file name: transcribe them into different folders (--output-dir)"
+            f"several recordings share one file name: {', '.join(same)}; put their results into different folders "
+            "(--output-dir)"
         )
     return targets

@@ -13,8 +13,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "--no-align": ("--align", "none"),
     "--vad-method": ("--vad",),
     "--diarize-model": ("--diarize-preset",),
+    "--word-timestamps": ("--words",),
 }
-"""WhisperX's option → ours, where the meaning is the same (docs/from-whisperx.md)."""
+"""WhisperX's or openai-whisper's option → ours, where the meaning is the same (docs/from-whisperx.md)."""
 
 VALUES: dict[str, dict[str, str]] = {
     "--vad-method": {"silero": "silero-vad", "pyannote": "pyannet"},
@@ -33,8 +34,9 @@ SWITCHES: dict[str, str | None] = {
     "--condition-on-previous-text": "--no-condition-on-previous-text",
     "--print-progress": None,
     "--verbose": "--quiet",
+    "--word-timestamps": "--no-words",
 }
-"""Options to which WhisperX gives True or False, and which are switches here → the switch for False, if any."""
+"""Options that take True or False there, and are switches here → the switch for False, if any."""
 
 REFUSED: dict[str, str] = {
     "--device": "MLX takes the GPU where there is one; with the package mlx[cpu] the CPU",
@@ -86,7 +88,8 @@ def _take(found: list[str], name: str, value: str) -> None:
     """The value of the option of that name, which was the last one; of none where the name is empty."""
     if name in SWITCHES and value.lower() in ("true", "false"):
         if value.lower() == "false":
-            off = SWITCHES[found.pop()]
+            found.pop()
+            off = SWITCHES[name]
             found += [off] if off else []
     elif name in DEFAULTS and value == DEFAULTS[name]:
         found.pop()
