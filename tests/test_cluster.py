@@ -29,11 +29,11 @@ from mlx_speech.stages.cluster import (
     clear,
     cluster,
     cut_for,
-    kmeans,
     linked,
     speaker_bounds,
     unit_rows,
 )
+from mlx_speech.stages.kmeans import kmeans
 from mlx_speech.stages.vbx import PLDA, vbx
 
 PLDA_FOLDER = Path(mlx_speech.__file__).parent / "assets/plda"

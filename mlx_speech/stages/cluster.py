@@ -11,37 +11,26 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, NamedTuple
+from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # its parts are loaded when first used: half of this package's import otherwise
 
 from mlx_speech.errors import OptionError
+from mlx_speech.stages.kmeans import kmeans, means
+from mlx_speech.stages.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, check
 from mlx_speech.stages.vbx import PLDA, vbx
 
 NOBODY = -1
 """The label of a window's speaker who belongs to no cluster: silent, or in surplus."""
 
-_Range = tuple[str, Callable[[float], bool]]
-_DISTANCE: _Range = ("0 to 2", lambda x: 0 <= x <= 2)
-_POSITIVE: _Range = ("above 0, finite", lambda x: 0 < x < math.inf)
-_COUNT: _Range = ("a whole number from 1 on", lambda x: x >= 1)
+_DISTANCE = Range("0 to 2", lambda x: 0 <= x <= 2)
 
 
 class SpeakerCountWarning(UserWarning):
     """A recording held fewer voices than were asked for."""
-
-
-def check(options: Any, whole: tuple[str, ...], ranges: dict[str, _Range]) -> None:
-    """Raise ``OptionError`` for the first field out of range; fields in ``whole`` must be integers."""
-    for name, (wanted, valid) in ranges.items():
-        value = getattr(options, name)
-        kind = Integral if name in whole else Real
-        if not isinstance(value, kind) or isinstance(value, bool) or not valid(float(value)):
-            raise OptionError(f"{name} is {value!r}: it must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -60,11 +49,7 @@ class AHCOptions:
     max_linked: int = 8000
 
     def __post_init__(self) -> None:
-        check(
-            self,
-            ("min_cluster_size", "max_linked"),
-            {"threshold": _DISTANCE, "min_cluster_size": _COUNT, "max_linked": _COUNT},
-        )
+        check(self, {"threshold": _DISTANCE, "min_cluster_size": COUNT, "max_linked": COUNT})
 
 
 @dataclass(frozen=True)
@@ -89,11 +74,10 @@ class VBxOptions:
     max_linked: int = 8000
 
     def __post_init__(self) -> None:
-        ranges = dict.fromkeys(("fa", "fb", "smoothing"), _POSITIVE)
-        ranges |= {"threshold": _DISTANCE, "max_iterations": _COUNT, "max_linked": _COUNT}
-        ranges["tolerance"] = ("0 or more, finite", lambda x: 0 <= x < math.inf)
-        ranges["min_prior"] = ("0 or more, below 1", lambda x: 0 <= x < 1)
-        check(self, ("max_iterations", "max_linked"), ranges)
+        ranges = dict.fromkeys(("fa", "fb", "smoothing"), POSITIVE)
+        ranges |= {"threshold": _DISTANCE, "max_iterations": COUNT, "max_linked": COUNT}
+        ranges |= {"tolerance": NOT_NEGATIVE, "min_prior": Range("0 or more, below 1", lambda x: 0 <= x < 1)}
+        check(self, ranges)
 
 
 class Bounds(NamedTuple):
@@ -247,11 +231,6 @@ def _spread(unit: np.ndarray, some: np.ndarray, labels: np.ndarray) -> np.ndarra
     return every
 
 
-def means(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The mean row of each label from 0 to K - 1, (K, D) float64; every label must occur."""
-    return np.stack([rows[labels == k].mean(0) for k in range(int(labels.max()) + 1)]).astype(np.float64)
-
-
 def _by_vbx(chosen: np.ndarray, options: VBxOptions, bounds: Bounds, plda: PLDA) -> tuple[np.ndarray, bool]:
     """Centroids by VBx, and whether a cluster may be given only once a window."""
     start = linked(chosen, options.threshold, options.max_linked)
@@ -368,60 +347,4 @@ def _all_present(
             sizes[own[best]] -= 1
         labels[tuple(places[best])] = missing
         sizes[missing] = 1
-    return labels
-
-
-def kmeans(rows: np.ndarray, count: int, *, restarts: int = 3, seed: int = 42) -> np.ndarray:
-    """Seeded k-means (greedy k-means++, Lloyd), drawn as scikit-learn draws: (n, D) → (n,) labels.
-
-    Every label from 0 to ``count`` - 1 occurs; ``rows`` must be at least as many.
-    """
-    random = np.random.RandomState(seed)  # the generator that scikit-learn uses, for equal starts
-    rows = rows - rows.mean(0)
-    best: tuple[float, np.ndarray] | None = None
-    for _ in range(restarts):
-        labels, inertia = _lloyd(rows, _seeds(rows, count, random))
-        if best is None or inertia < best[0]:
-            best = inertia, labels
-    assert best is not None
-    return best[1]
-
-
-def _seeds(rows: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
-    """First centres: each the best of a few drawn with the chance of their squared distance."""
-    n = len(rows)
-    chosen = [int(random.choice(n, p=np.full(n, 1 / n)))]
-    nearest = scipy.spatial.distance.cdist(rows[chosen], rows, "sqeuclidean")[0]
-    for _ in range(1, count):
-        drawn = random.uniform(size=2 + int(math.log(count))) * nearest.sum()
-        candidates = np.minimum(np.searchsorted(np.cumsum(nearest), drawn), n - 1)
-        then = np.minimum(nearest, scipy.spatial.distance.cdist(rows[candidates], rows, "sqeuclidean"))
-        winner = int(then.sum(1).argmin())
-        chosen.append(int(candidates[winner]))
-        nearest = then[winner]
-    return rows[chosen]
-
-
-def _lloyd(rows: np.ndarray, centres: np.ndarray, max_iterations: int = 300) -> tuple[np.ndarray, float]:
-    """Labels once they no longer change, and the sum of squared distances."""
-    labels = np.full(len(rows), -1)
-    distances = np.zeros((len(rows), len(centres)))
-    for _ in range(max_iterations):
-        distances = scipy.spatial.distance.cdist(rows, centres, "sqeuclidean")
-        now = _filled(distances)
-        if np.array_equal(now, labels):
-            break
-        labels = now
-        centres = means(rows, labels)
-    return labels, float(distances[np.arange(len(rows)), labels].sum())
-
-
-def _filled(distances: np.ndarray) -> np.ndarray:
-    """Nearest centres; one that would have no row takes the row farthest from its own."""
-    labels = distances.argmin(1)
-    own = distances.min(1)
-    for empty in np.flatnonzero(np.bincount(labels, minlength=distances.shape[1]) == 0):
-        sizes = np.bincount(labels, minlength=distances.shape[1])
-        taken = int(np.where(sizes[labels] > 1, own, -1.0).argmax())
-        labels[taken], own[taken] = empty, 0.0
     return labels

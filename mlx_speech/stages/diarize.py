@@ -9,7 +9,6 @@ C windows, F frames a window, S speakers a window, N frames of the recording, K 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,18 +25,14 @@ from mlx_speech.stages.cluster import (
     Bounds,
     Clusters,
     VBxOptions,
-    check,
     cluster,
     speaker_bounds,
 )
 from mlx_speech.stages.embedding import embed_windows
+from mlx_speech.stages.ranges import COUNT, SECONDS, SHARE, Range, check, check_switches
 from mlx_speech.stages.segmentation import WINDOW, Grid, Segmentation, covering, segment, summed
 from mlx_speech.stages.vbx import PLDA
 from mlx_speech.types import Diarization, Turn
-
-_SECONDS = ("0 s or more, finite", lambda x: 0 <= x < math.inf)
-_RATIO = ("0 to 1", lambda x: 0 <= x <= 1)
-_BATCH = ("a whole number from 1 on", lambda x: x >= 1)
 
 
 @dataclass(frozen=True)
@@ -81,17 +76,19 @@ class DiarizeOptions:
         speaker_bounds(self.num_speakers, self.min_speakers, self.max_speakers)
         if not isinstance(self.clustering, (AHCOptions, VBxOptions)):
             raise OptionError(f"clustering is {self.clustering!r}: give AHCOptions or VBxOptions")
-        for name in ("exclude_overlap", "shared_trunk"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} is {getattr(self, name)!r}: it must be True or False")
-        ranges: dict[str, Any] = dict.fromkeys(("min_active_ratio", "onset"), _RATIO)
-        ranges |= dict.fromkeys(("min_duration_on", "min_duration_off"), _SECONDS)
-        batches = [x for x in ("segmentation_batch", "embedding_batch") if getattr(self, x) is not None]
-        ranges |= dict.fromkeys(batches, _BATCH)
-        ranges["step"] = ("above 0 s, at most a window's length", lambda x: 0 < x <= WINDOW)
-        if self.offset is not None:
-            ranges["offset"] = (f"0 to onset ({self.onset})", lambda x: 0 <= x <= self.onset)
-        check(self, ("segmentation_batch", "embedding_batch"), ranges)
+        check_switches(self, "exclude_overlap", "shared_trunk")
+        ranges = {
+            "min_active_ratio": SHARE,
+            "onset": SHARE,
+            "min_duration_on": SECONDS,
+            "min_duration_off": SECONDS,
+            "segmentation_batch": COUNT,
+            "embedding_batch": COUNT,
+            "step": Range("above 0 s, at most a window's length", lambda x: 0 < x <= WINDOW),
+            "offset": Range(f"0 to onset ({self.onset})", lambda x: 0 <= x <= self.onset),
+        }
+        optional = ("segmentation_batch", "embedding_batch", "offset")
+        check(self, {k: r for k, r in ranges.items() if k not in optional or getattr(self, k) is not None})
 
     @property
     def bounds(self) -> Bounds:
@@ -291,9 +288,7 @@ def ranked(strength: np.ndarray, count: np.ndarray) -> np.ndarray:
     """The ``count`` strongest speakers of each frame: (N, K), (N,) → (N, K) bool; of equals the first."""
     who, rest = np.zeros(strength.shape, bool), strength.copy()
     for place in range(min(int(count.max(initial=0)), strength.shape[1])):
-        rows = np.flatnonzero(
-            count > place
-        )  # fewer each time: frames are not sorted for speakers whom they lack
+        rows = np.flatnonzero(count > place)  # fewer each time: the sorting stops where no speaker is wanted
         best = rest[rows].argmax(1)
         who[rows, best] = True
         rest[rows, best] = -np.inf

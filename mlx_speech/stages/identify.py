@@ -17,7 +17,7 @@ import numpy as np
 import scipy  # its parts are loaded when first used: half of this package's import otherwise
 from mlx.utils import tree_flatten
 
-from mlx_speech.stages.cluster import check
+from mlx_speech.stages.ranges import Range, check
 from mlx_speech.types import Diarization, Identity, Span, Turn, Voice
 
 THRESHOLD = 0.5
@@ -43,8 +43,7 @@ class IdentifyOptions:
     threshold: float = THRESHOLD
 
     def __post_init__(self) -> None:
-        ranges: dict[str, Any] = {"threshold": ("-1 to 1", lambda x: -1 <= x <= 1)}
-        check(self, (), ranges)
+        check(self, {"threshold": Range("-1 to 1", lambda x: -1 <= x <= 1)})
 
 
 def identify(

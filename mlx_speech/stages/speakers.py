@@ -15,19 +15,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from mlx_speech.stages.cluster import check
 from mlx_speech.stages.cutting import cut_segment
+from mlx_speech.stages.ranges import NOT_NEGATIVE, SHARE, check
 from mlx_speech.types import Diarization, Segment, Turn, Word
 
 _FAINT = 1e-2  # evidence for a speaker who is not heard at all: a doubt, no proof
 _LEAST, _MOST = 0.1, 2.0  # what a word's evidence counts
 _SENTENCE_ENDS = tuple(".?!…。？！")
-_COST = ("0 or more, finite", lambda x: 0 <= x < math.inf)
-_SHARE = ("0 to 1", lambda x: 0 <= x <= 1)
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,10 @@ class SpeakerOptions:
     overlap: float = 0.5
 
     def __post_init__(self) -> None:
-        ranges: dict[str, Any] = dict.fromkeys(("exclusive", "overlap"), _SHARE)
-        ranges |= dict.fromkeys(("switch", "switch_at_pause", "switch_at_sentence", "pause", "length"), _COST)
-        check(self, (), ranges)
+        costs = dict.fromkeys(
+            ("switch", "switch_at_pause", "switch_at_sentence", "pause", "length"), NOT_NEGATIVE
+        )
+        check(self, {"exclusive": SHARE, "overlap": SHARE, **costs})
 
 
 def assign_speakers(

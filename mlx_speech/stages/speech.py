@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -22,6 +21,7 @@ import numpy as np
 from mlx_speech.audio import as_audio
 from mlx_speech.errors import OptionError
 from mlx_speech.models.vad import SileroVAD, VADConfig
+from mlx_speech.stages.ranges import SECONDS, Range, check, check_switches
 from mlx_speech.types import Span
 
 _RATE = VADConfig.sampling_rate
@@ -29,15 +29,14 @@ _CHUNK = VADConfig.chunk
 _BLOCK = 16384 * _CHUNK  # samples on the device at once, nine minutes: bounds memory
 _SLACK = 1e-6  # seconds: above the rounding of floats, far below a sample
 
-# option -> (what it must be, test)
-_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "threshold": ("a probability, 0 to 1", lambda x: 0 <= x <= 1),
-    "neg_threshold": ("a probability, 0 to 1, or None", lambda x: 0 <= x <= 1),
-    "min_speech_duration": ("0 s or more, finite", lambda x: 0 <= x < math.inf),
-    "max_speech_duration": ("above 0 s; math.inf for no limit", lambda x: x > 0),
-    "min_silence_duration": ("0 s or more, finite", lambda x: 0 <= x < math.inf),
-    "speech_pad": ("0 s or more, finite", lambda x: 0 <= x < math.inf),
-    "min_silence_at_max_speech": ("0 s or more, finite", lambda x: 0 <= x < math.inf),
+_PROBABILITY = Range("a probability, 0 to 1", lambda x: 0 <= x <= 1)
+_RANGES = {
+    "threshold": _PROBABILITY,
+    "min_speech_duration": SECONDS,
+    "max_speech_duration": Range("above 0 s; math.inf for no limit", lambda x: x > 0),
+    "min_silence_duration": SECONDS,
+    "speech_pad": SECONDS,
+    "min_silence_at_max_speech": SECONDS,
 }
 
 
@@ -70,18 +69,10 @@ class SpeechOptions:
     cut_at_longest_pause: bool = True
 
     def __post_init__(self) -> None:
-        for name, (wanted, valid) in _RANGES.items():
-            value = getattr(self, name)
-            if value is None and name == "neg_threshold":
-                continue
-            if not isinstance(value, Real) or isinstance(value, bool) or not valid(float(value)):
-                raise OptionError(f"{name} is {value!r}: it must be {wanted}")
+        check(self, _RANGES if self.neg_threshold is None else _RANGES | {"neg_threshold": _PROBABILITY})
+        check_switches(self, "cut_at_longest_pause")
         if self.neg_threshold is not None and self.neg_threshold > self.threshold:
             raise OptionError(f"neg_threshold is {self.neg_threshold}: above threshold ({self.threshold})")
-        if not isinstance(self.cut_at_longest_pause, bool):
-            raise OptionError(
-                f"cut_at_longest_pause is {self.cut_at_longest_pause!r}: it must be True or False"
-            )
         least = _CHUNK / _RATE + 2 * self.speech_pad
         if self.max_speech_duration <= least:
             raise OptionError(

@@ -91,9 +91,8 @@ def dtw(costs: Sequence[np.ndarray]) -> list[Path]:
     Returns:
         A path for each.
     """
-    order = sorted(
-        range(len(costs)), key=lambda n: costs[n].shape
-    )  # like sizes together: little is filled up
+    # like sizes together: little is filled up
+    order = sorted(range(len(costs)), key=lambda n: costs[n].shape)
     found: dict[int, Path] = {}
     for group in _groups([costs[n].shape for n in order]):
         some = [order[k] for k in group]
