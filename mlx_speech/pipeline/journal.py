@@ -8,6 +8,7 @@ float, NumPy every array.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -33,11 +34,6 @@ from mlx_speech.stages.transcribe import Batch
 from mlx_speech.types import Character, Segment, Span, Word
 
 T = TypeVar("T")
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, and so no journal
-    fcntl = None  # type: ignore[assignment]
 
 
 class JournalWarning(UserWarning):
@@ -78,8 +74,6 @@ class Journal:
 
     def _open(self, folder: Path) -> None:
         try:
-            if fcntl is None:
-                raise OSError("this system has no file locks")
             for _ in range(_PATIENCE):
                 if self._locked(folder):
                     return
