@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -219,6 +221,17 @@ def test_an_output_without_room_is_told():
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: No space left on device")
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_an_encoding_lacks_is_written_otherwise(tmp_path, encoding):
+    talk = shutil.copy(CLIP, tmp_path / "Gespräch →.flac")
+    program = "import mlx_speech.cli; mlx_speech.cli.main()"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    arguments = [sys.executable, "-c", program, "vad", talk]
+    ended = subprocess.run(arguments, env=environment, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert str(talk).encode(encoding, "backslashreplace") + b"\t" in ended.stdout
 
 
 def test_models_lists_names_and_licences(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -125,6 +126,11 @@ def count(number: int, thing: str) -> str:
 def run(application: typer.Typer) -> None:
     """Run a command; what this library raises on purpose is told in one line, not as a traceback."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a locale without arrows, a file name that is no text
     if {"-h", "--help"} & set(sys.argv):
         _show_whole_names()
     try:
