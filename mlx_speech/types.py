@@ -160,7 +160,7 @@ class Redone:
     """A window that the audit found fault with, and that was decoded again with other ``settings``.
 
     ``before`` and ``after`` are the seconds of it that the audit found fault with; ``kept`` tells whether the new
-    reading stands in the transcript.
+    reading stands in the transcript. Settings ``"by itself"`` are a gap's: seconds of speech between two words.
     """
 
     start: float

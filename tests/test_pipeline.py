@@ -62,6 +62,42 @@ def test_the_demo_is_transcribed_word_for_word(transcript):
     assert transcript.duration == pytest.approx(24.73, abs=0.01)
 
 
+@pytest.fixture
+def ends_early(monkeypatch):
+    """Whisper, whose first window ends after ten seconds though there is more to hear."""
+    whole, windows = stage._decode_batch, []
+
+    def decode_batch(model, tokenizer, audio, spans, *rest):
+        batch = whole(model, tokenizer, audio, spans, *rest)
+        windows.append(list(spans))
+        if len(windows) > 1:
+            return batch
+        return replace(batch, segments=[s for s in batch.segments if s.end < 10.5], leftovers=[])
+
+    monkeypatch.setattr(stage, "_decode_batch", decode_batch)
+    return windows
+
+
+def test_speech_without_words_is_decoded_by_itself(transcriber, ends_early):
+    found = transcriber.transcribe(CLIP)
+    assert normalized(found.text) == SPOKEN.split()
+    assert len(ends_early) == 2
+    assert 9.5 < ends_early[1][0].start < 10.6
+    assert found.redone[0].kept
+    assert found.findings == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [TranscribeOptions(fill_gaps=False), TranscribeOptions(words=False)],
+    ids=["not wanted", "no times of words"],
+)
+def test_gaps_are_left_where_they_are_not_to_be_filled(transcriber, ends_early, options):
+    found = transcriber.transcribe(CLIP, options)
+    assert len(normalized(found.text)) < len(SPOKEN.split()) / 2
+    assert len(ends_early) == 1
+
+
 def test_every_written_word_has_a_time_inside_its_segment(transcript):
     for segment in transcript.segments:
         assert " ".join(w.text for w in segment.words) == segment.text

@@ -57,6 +57,12 @@ _CHOICES: dict[str, Any] = {
     ),
     "prefix": _choice(str | None, "What each window begins with.", _PROMPT),
     "hotwords": _choice(str | None, "Words to listen for.", _PROMPT),
+    "fill_gaps": _choice(
+        bool,
+        "Decode speech once more, by itself, in which no word was placed.",
+        _DECODING,
+        "--fill-gaps/--no-fill-gaps",
+    ),
     "redo": _choice(
         bool,
         "Decode windows again, with other settings, that the audit finds fault with; the better reading stays.",

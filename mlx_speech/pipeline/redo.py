@@ -78,7 +78,7 @@ def _better(transcript: Transcript, window: Span, options: TranscribeOptions, re
     """The transcript with the best reading of one window."""
     before = best = _fault(audit(transcript), window)
     for name, pieces, how in attempts(window, options):
-        tried = _with(transcript, window, read(pieces, how))
+        tried = with_reading(transcript, window, read(pieces, how))
         after = _fault(audit(tried), window)
         kept = after <= 0 or after < best - _CLEARLY
         note = Redone(window.start, window.end, name, before, after, kept)
@@ -93,7 +93,7 @@ def _better(transcript: Transcript, window: Span, options: TranscribeOptions, re
     return transcript
 
 
-def _with(transcript: Transcript, window: Span, segments: Sequence[Segment]) -> Transcript:
+def with_reading(transcript: Transcript, window: Span, segments: Sequence[Segment]) -> Transcript:
     """The transcript with other segments in a window: those whose middle lies in it go."""
     others = [s for s in transcript.segments if not window.start <= (s.start + s.end) / 2 <= window.end]
     every = sorted([*others, *segments], key=lambda s: (s.start, s.end))

@@ -18,6 +18,7 @@ from mlx_speech.pipeline.aligner import Aligner
 from mlx_speech.pipeline.basis import AudioLike, Progress, expect, sparing, unheard
 from mlx_speech.pipeline.detector import DEFAULT_VAD, VAD, hear_speech, load_vad, segmented_speech
 from mlx_speech.pipeline.diarizer import Diarizer
+from mlx_speech.pipeline.gaps import fill_gaps
 from mlx_speech.pipeline.journal import BATCH, PASSAGE, SEGMENTATION, Journal, journal_key
 from mlx_speech.pipeline.redo import redo
 from mlx_speech.spool import forget
@@ -138,8 +139,11 @@ class Transcriber:
             transcript = Transcript(tuple(segments), language, duration, tuple(spans))
             if self.aligner and _aligned(options):
                 transcript = self.aligner.align(samples, transcript, partial=True, progress=report)
+            again = partial(self._read_again, samples)
+            if options.fill_gaps and options.words and not options.sequential:
+                wanted = clip_spans(spans, options.clips)
+                transcript = fill_gaps(transcript, wanted, options, again, report)
             if options.redo:
-                again = partial(self._read_again, samples)
                 transcript = redo(transcript, clip_spans(windows, options.clips), options, again, report)
             if self.diarizer and speakers:
                 found = self.diarizer.diarize(samples, speakers, segmentation=segmentation, progress=report)

@@ -112,6 +112,8 @@ class TranscribeOptions:
         clips: start, end, start, end … in seconds: only these stretches; an odd last one runs to the end.
         hallucination_silence_threshold: sequential, with words: skip silences longer than this, in seconds,
             around words that look invented.
+        fill_gaps: decode speech once more, by itself, in which no word was placed; not where ``sequential``, nor
+            without ``words``.
         redo: decode windows again, with other settings, that the audit finds fault with; the better reading stays.
         chunk_size: seconds of the longest window of speech, at most the model's 30.
         max_repeats: a phrase that a window repeats more often than this in a row is written once.
@@ -134,6 +136,7 @@ class TranscribeOptions:
     hallucination_silence_threshold: float | None = None
     max_repeats: int | None = None
     untimed: tuple[str, ...] = ()
+    fill_gaps: bool = True
     redo: bool = False
     chunk_size: float = 30.0
 
