@@ -8,10 +8,13 @@ import importlib.metadata
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from mlx_speech.errors import CheckpointError, ModelNotFoundError
 from mlx_speech.registry import Card, WheelSource, find_card, unknown_model
@@ -136,6 +139,7 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
     if cached:
         return cached
     with told(what, remedy):
+        _look_up()
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_PATTERNS))
         if not _has_weights(folder):
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*_OTHER_WEIGHTS]))
@@ -148,6 +152,23 @@ def fetch(repo: str, revision: str | None = None, remedy: str = "") -> Path:
             "that folder"
         )
     return folder
+
+
+def _look_up() -> None:
+    """Look the Hub's name up first: where nobody knows it, its client would try for half a minute.
+
+    Raises:
+        ConnectionError: it has no address, and there is no proxy to know one.
+    """
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname
+    if host is None or _offline() or getproxies():
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except socket.gaierror as error:
+        raise ConnectionError(f"{host}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -176,7 +197,8 @@ def told(what: str, remedy: str = "") -> Iterator[None]:
             f"{what}: no such repository or revision on the Hub (or it is private)"
         ) from error
     except (HfHubHTTPError, OSError, RuntimeError) as error:
-        reason = "offline mode is on" if _offline() else f"the Hub cannot be reached ({type(error).__name__})"
+        why = error if isinstance(error.__cause__, socket.gaierror) else type(error).__name__
+        reason = "offline mode is on" if _offline() else f"the Hub cannot be reached ({why})"
         raise ModelNotFoundError(
             f"{what} is not on this machine and {reason}. Connect and try again{remedy}, "
             "or copy a checkpoint here and name its folder ('path:/folder')"

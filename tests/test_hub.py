@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -207,8 +208,27 @@ def test_what_the_hub_answers_is_told(monkeypatch, error, message):
         raise error
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
     monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
     with pytest.raises(ModelNotFoundError, match=message):
+        fetch("org/name")
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_name_that_nobody_knows_is_not_tried_again_and_again(monkeypatch, proxy):
+    def answer(repo: str, *, local_files_only: bool = False, **_: object) -> str:
+        raise FileNotFoundError if local_files_only else TimeoutError
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy"} if proxy else {})
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
+    why = "TimeoutError" if proxy else "hub.example: Name or service not known"
+    with pytest.raises(ModelNotFoundError, match=rf"cannot be reached \({why}\). Connect"):
         fetch("org/name")
 
 
