@@ -20,17 +20,18 @@ def said(text, start, step=0.5, **about):
 FIRST = said("it was the best of times it was the worst of times it was the age", 0.0)  # to 8 s
 LAST = said("we had everything before us we had nothing before us", 25.0)  # 25 to 30 s
 LOST = said("Mr. John Dashwood had then leisure to consider how much there might be", 11.2, 1.0)
+WINDOWS = (Span(0.0, 30.0),)
 TRANSCRIPT = Transcript((FIRST, LAST), "en", 30.0, SPEECH)
 
 
-def fill(reading, transcript=TRANSCRIPT, options=None, speech=SPEECH):
+def fill(reading, transcript=TRANSCRIPT, options=None, speech=SPEECH, windows=WINDOWS):
     asked = []
 
     def read(windows, how):
         asked.append((list(windows), how))
         return reading
 
-    found = fill_gaps(transcript, speech, options or TranscribeOptions(), read, lambda *_: None)
+    found = fill_gaps(transcript, speech, windows, options or TranscribeOptions(), read, lambda *_: None)
     return found, asked
 
 
@@ -64,6 +65,15 @@ def test_a_reading_not_to_be_believed_is_left_out(reading):
     (note,) = found.redone
     assert not note.kept
     assert note.before == note.after == pytest.approx(16.0)
+
+
+def test_windows_that_say_nothing_are_not_asked_again():
+    windows = (Span(0.0, 8.2), Span(8.2, 16.0), Span(16.0, 25.0), Span(25.0, 30.0))
+    found, asked = fill([LOST], windows=windows)
+    assert found == TRANSCRIPT
+    assert not asked
+    _, asked = fill([LOST], windows=(Span(0.0, 16.0), Span(16.0, 30.0)))
+    assert asked
 
 
 def test_pauses_are_no_gaps():

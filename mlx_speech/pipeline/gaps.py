@@ -26,7 +26,12 @@ _KNOWN = 0.5  # share of a reading's words that the text around has in the same 
 
 
 def fill_gaps(
-    transcript: Transcript, speech: Sequence[Span], options: TranscribeOptions, read: Read, progress: Progress
+    transcript: Transcript,
+    speech: Sequence[Span],
+    windows: Sequence[Span],
+    options: TranscribeOptions,
+    read: Read,
+    progress: Progress,
 ) -> Transcript:
     """Decode each gap by itself; a reading stays that is likely, well placed and not what stands beside it.
 
@@ -35,6 +40,7 @@ def fill_gaps(
     Args:
         transcript: with words.
         speech: the stretches of speech that were to be transcribed, in order.
+        windows: what was decoded at once, in order; those without any word would say nothing a second time.
         options: how they were.
         read: decodes windows.
         progress: called before and after.
@@ -43,6 +49,7 @@ def fill_gaps(
         The transcript with what was passed over, and what was tried in ``redone``.
     """
     found = gaps(transcript.words, speech, transcript.duration)
+    found = [g for g in found if not _heard_before(g, windows)]
     if not found:
         return transcript
     total = sum(g.duration for g in found)
@@ -76,6 +83,13 @@ def gaps(words: Sequence[Word], speech: Sequence[Span], duration: float) -> list
             found += merge_spans(inside)
         end = max(end, until)
     return found
+
+
+def _heard_before(gap: Span, windows: Sequence[Span]) -> bool:
+    """Whether a gap is little more than whole windows, give or take a tenth of each: music, say."""
+    shares = [_seconds(_inside(gap, [w])) for w in windows]
+    whole = sum(share for share, w in zip(shares, windows, strict=True) if share >= 0.9 * w.duration)
+    return gap.duration - whole < _LEAST
 
 
 def _inside(gap: Span, speech: Sequence[Span]) -> list[Span]:

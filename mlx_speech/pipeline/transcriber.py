@@ -139,12 +139,12 @@ class Transcriber:
             transcript = Transcript(tuple(segments), language, duration, tuple(spans))
             if self.aligner and _aligned(options):
                 transcript = self.aligner.align(samples, transcript, partial=True, progress=report)
-            again = partial(self._read_again, samples)
+            again, decoded = partial(self._read_again, samples), clip_spans(windows, options.clips)
             if options.fill_gaps and options.words and not options.sequential:
                 wanted = clip_spans(spans, options.clips)
-                transcript = fill_gaps(transcript, wanted, options, again, report)
+                transcript = fill_gaps(transcript, wanted, decoded, options, again, report)
             if options.redo:
-                transcript = redo(transcript, clip_spans(windows, options.clips), options, again, report)
+                transcript = redo(transcript, decoded, options, again, report)
             if self.diarizer and speakers:
                 found = self.diarizer.diarize(samples, speakers, segmentation=segmentation, progress=report)
                 segments = assign_speakers(transcript.segments, found)
