@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ _RATE = 16_000
 Stages = dict[str, np.ndarray]
 
 
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
+def noise(*shape: int) -> np.ndarray:
     """Numbers within [-1, 1), float32, the same to the bit everywhere: a multiplicative hash of their place."""
-    x = np.arange(seed, seed + int(np.prod(shape)), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = np.arange(int(np.prod(shape)), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(29)
     x *= np.uint64(0xBF58476D1CE4E5B9)
     high = (x >> np.uint64(40)).astype(np.float32)  # 24 bits, which float32 holds exactly
@@ -193,10 +193,10 @@ def _error(ours: np.ndarray, told: Mapping[str, Any], where: str) -> float:
     return float(np.linalg.norm(found - goldens) / (float(np.linalg.norm(goldens)) or 1e-30))
 
 
-def _versions(packages: Iterable[str] = ("mlx", "numpy")) -> dict[str, str]:
+def _versions() -> dict[str, str]:
     return {
         "mlx_speech": mlx_speech.__version__,
-        **{p: importlib.metadata.version(p) for p in packages},
+        **{p: importlib.metadata.version(p) for p in ("mlx", "numpy")},
         "device": str(mx.default_device().type).rpartition(".")[2],
     }
 

@@ -123,11 +123,11 @@ def _filters(n_mels: int) -> mx.array:
     return mx.array(slaney_filters(n_mels).T.astype(np.float32))
 
 
-def slaney_filters(n_mels: int, n_fft: int = N_FFT, sampling_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Slaney's mel triangles of unit area up to half the sampling rate: (n_mels, n_fft // 2 + 1) float64."""
-    top = _hz_to_mel(sampling_rate / 2)
-    edges = _mel_to_hz(np.linspace(0.0, top, n_mels + 2))
-    bins = np.linspace(0.0, sampling_rate / 2, n_fft // 2 + 1)
+def slaney_filters(n_mels: int) -> np.ndarray:
+    """Slaney's mel triangles of unit area up to 8 kHz: (n_mels, 201) float64."""
+    highest = SAMPLE_RATE / 2
+    edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(highest), n_mels + 2))
+    bins = np.linspace(0.0, highest, N_FFT // 2 + 1)
     widths = np.diff(edges)
     ramps = edges[:, None] - bins[None, :]
     rising, falling = -ramps[:-2] / widths[:-1, None], ramps[2:] / widths[1:, None]

@@ -331,17 +331,6 @@ def _carry_out(step: Step, source: Mapping[str, mx.array], where: str) -> Iterab
     return zip(step.targets, tensors, strict=True)
 
 
-def check(
-    tensors: Mapping[str, mx.array], shapes: Mapping[str, tuple[int, ...]], where: str = "checkpoint"
-) -> None:
-    """Check tensors that are already under the model's own names.
-
-    Raises:
-        CheckpointError: a parameter is missing, unknown, or has another shape.
-    """
-    convert(Plan(tuple(Step((k,), (k,), keep) for k in tensors), ()), tensors, shapes, where)
-
-
 def _check_targets(targets: Sequence[str], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
     problems = _Problems()
     unique = set(targets)

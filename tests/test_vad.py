@@ -292,12 +292,11 @@ SPANS = st.lists(st.tuples(st.floats(0, 40), st.floats(0.01, 100)), max_size=20)
 @given(
     spans=SPANS,
     max_duration=st.floats(0.5, 60),
-    max_gap=st.sampled_from([0.0, 2.0, math.inf]),
     known=st.one_of(st.none(), st.integers(0, 99)),
 )
-def test_merged_spans_are_short_ordered_and_cover(spans, max_duration, max_gap, known):
+def test_merged_spans_are_short_ordered_and_cover(spans, max_duration, known):
     probabilities = None if known is None else np.random.default_rng(known).random(31 * 50 * known)
-    merged = merge_spans(spans, max_duration, max_gap=max_gap, probabilities=probabilities)
+    merged = merge_spans(spans, max_duration, probabilities=probabilities)
     for window in merged:
         assert 0 <= window.duration <= max_duration + 2e-6
     for before, after in pairwise(merged):
@@ -344,7 +343,6 @@ def test_too_long_speech_is_cut_at_pauses_longer_than_the_limit(pause, cut):
 def test_merge_joins_greedily_and_cuts_at_the_quietest_chunk():
     spans = [Span(0, 10), Span(11, 29), Span(31, 40)]
     assert merge_spans(spans) == [Span(0, 29), Span(31, 40)]
-    assert merge_spans(spans, max_gap=0.5) == spans
     assert merge_spans([Span(0, 60)]) == [Span(0, 30), Span(30, 60)]
     probabilities = np.ones(1875)
     probabilities[700] = 0.1
@@ -359,5 +357,3 @@ def test_merge_takes_overlaps_once_and_refuses_disorder():
         merge_spans([Span(3, 4), Span(1, 2)])
     with pytest.raises(OptionError, match="max_duration"):
         merge_spans([], 0)
-    with pytest.raises(OptionError, match="max_gap"):
-        merge_spans([], max_gap=-1)

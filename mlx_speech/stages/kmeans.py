@@ -13,21 +13,24 @@ import math
 import numpy as np
 import scipy  # its parts are loaded when first used: half of this package's import otherwise
 
+_RESTARTS, _SEED = 3, 42  # pyannote.audio's
+_MOST_STEPS = 300
+
 
 def means(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The mean row of each label from 0 to K - 1, (K, D) float64; every label must occur."""
     return np.stack([rows[labels == k].mean(0) for k in range(int(labels.max()) + 1)]).astype(np.float64)
 
 
-def kmeans(rows: np.ndarray, count: int, *, restarts: int = 3, seed: int = 42) -> np.ndarray:
+def kmeans(rows: np.ndarray, count: int) -> np.ndarray:
     """Seeded k-means (greedy k-means++, Lloyd), drawn as scikit-learn draws: (n, D) → (n,) labels.
 
     Every label from 0 to ``count`` - 1 occurs; ``rows`` must be at least as many.
     """
-    random = np.random.RandomState(seed)  # the generator that scikit-learn uses, for equal starts
+    random = np.random.RandomState(_SEED)  # the generator that scikit-learn uses, for equal starts
     rows = rows - rows.mean(0)
     best: tuple[float, np.ndarray] | None = None
-    for _ in range(restarts):
+    for _ in range(_RESTARTS):
         labels, inertia = _lloyd(rows, _seeds(rows, count, random))
         if best is None or inertia < best[0]:
             best = inertia, labels
@@ -50,11 +53,11 @@ def _seeds(rows: np.ndarray, count: int, random: np.random.RandomState) -> np.nd
     return rows[chosen]
 
 
-def _lloyd(rows: np.ndarray, centres: np.ndarray, max_iterations: int = 300) -> tuple[np.ndarray, float]:
+def _lloyd(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
     """Labels once they no longer change, and the sum of squared distances."""
     labels = np.full(len(rows), -1)
     distances = np.zeros((len(rows), len(centres)))
-    for _ in range(max_iterations):
+    for _ in range(_MOST_STEPS):
         distances = scipy.spatial.distance.cdist(rows, centres, "sqeuclidean")
         now = _filled(distances)
         if np.array_equal(now, labels):

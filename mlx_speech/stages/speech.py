@@ -266,7 +266,6 @@ def merge_spans(
     spans: Iterable[Span],
     max_duration: float = 30.0,
     *,
-    max_gap: float = math.inf,
     probabilities: np.ndarray | None = None,
 ) -> list[Span]:
     """Join neighbouring spans into windows as long as ``max_duration`` allows, and cut what is longer.
@@ -274,7 +273,6 @@ def merge_spans(
     Args:
         spans: in order of their starts; where two overlap, the overlap is taken once.
         max_duration: the longest window, in seconds.
-        max_gap: spans with more silence than this between them, in seconds, are not joined.
         probabilities: (N,) speech probabilities of the recording, one for each 512 samples at 16 kHz. With
             them a long span is cut where speech is least likely, without them into equal parts.
 
@@ -287,12 +285,10 @@ def merge_spans(
     """
     if not 0 < max_duration < math.inf:
         raise OptionError(f"max_duration is {max_duration}: give seconds above 0")
-    if not max_gap >= 0:
-        raise OptionError(f"max_gap is {max_gap}: give 0 s or more")
     merged: list[Span] = []
     for piece in _pieces(spans, max_duration, probabilities):
         last = merged[-1] if merged else None
-        if last and piece.start - last.end <= max_gap and piece.end - last.start <= max_duration + _SLACK:
+        if last and piece.end - last.start <= max_duration + _SLACK:
             merged[-1] = Span(last.start, piece.end)
         else:
             merged.append(piece)
