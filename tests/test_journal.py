@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,34 @@ def test_nothing_is_left_at_the_end(tmp_path):
     with Journal(tmp_path, "k") as journal:
         journal.keep("a.json", lambda: PART, BATCH)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "hours", "held", "stays"),
+    [
+        ("other", 25, False, False),
+        ("", 25, False, False),  # as versions before have left it
+        ("other", 23, False, True),
+        ("other", 25, True, True),
+        ("ours", 1000, False, True),
+    ],
+)
+def test_what_other_code_left_is_swept_up(tmp_path, code, hours, held, stays):
+    broken_off(tmp_path, "a.json", PART, BATCH)
+    (left,) = tmp_path.iterdir()
+    left = left.rename(tmp_path / ".mlx-speech-0123456789abcdef")
+    if code != "ours":
+        (left / "lock").write_text(code)
+    then = time.time() - 3600 * hours
+    os.utime(left, (then, then))
+    (tmp_path / ".mlx-speech-of-somebody").mkdir()
+    with open(left / "lock") as lock:
+        if held:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with Journal(tmp_path, "another"):
+            pass
+    assert left.exists() == stays
+    assert (tmp_path / ".mlx-speech-of-somebody").exists()
 
 
 def test_whoever_makes_a_journal_ends_it(tmp_path):

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import secrets
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -69,8 +70,9 @@ class Journal:
     def start(self, key: str) -> None:
         """Begin to keep parts of the run of this key, and find those that are there."""
         if self.root is not None:
-            self.folder = self.root / f".mlx-speech-{key[:16]}"
+            self.folder = self.root / f"{_PREFIX}{key[:16]}"
             self._open(self.folder)
+            _sweep(self.root)
 
     def _open(self, folder: Path) -> None:
         try:
@@ -90,6 +92,7 @@ class Journal:
         try:
             self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(self._lock, code_digest(_PACKAGE).encode(), 0)  # whose parts these are
             return os.path.samestat(os.fstat(self._lock), os.stat(folder / _LOCK))
         except FileNotFoundError:
             return False
@@ -136,6 +139,8 @@ class Journal:
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LOCK = "lock"
+_PREFIX = ".mlx-speech-"
+_OLD = 24 * 3600.0  # seconds after which parts of other code are removed: nobody will go on from them
 _PATIENCE = 100  # times that a run may find the folder just removed by the one before it
 
 
@@ -149,6 +154,16 @@ def _remove(folder: Path) -> None:
         folder.rmdir()  # fails where the next run was quicker, whose folder it then is
     except OSError:
         return
+
+
+def _sweep(root: Path) -> None:
+    """Remove what runs of other code left behind, such as of a version before the last update."""
+    ours = code_digest(_PACKAGE).encode()
+    for folder in root.glob(f"{_PREFIX}*"):
+        with suppress(OSError), open(folder / _LOCK, "rb") as lock:
+            if lock.read() != ours and time.time() - folder.stat().st_mtime > _OLD:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not while its run is at work
+                _remove(folder)
 
 
 def journal_key(samples: np.ndarray, models: Sequence[Any], options: Sequence[Any]) -> str:
