@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_speech.atomic import write_atomically
 from mlx_speech.errors import OutputError, VoicesError
 from mlx_speech.types import Voice
 
@@ -227,21 +227,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Written beside, readable by the owner alone, flushed to the disk, then renamed."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    """Readable by the owner alone."""
     try:
-        try:
-            with open(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-            ) as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_atomically(path, text.encode("utf-8"), mode=0o600, lasting=True)
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -26,7 +26,7 @@ TOP = "__init__"
 # A room may import those before it, and itself. Beside the line of DESIGN.md stand the rooms it leaves open.
 ORDER = [
     {"types", "errors"},
-    {"memory"},
+    {"memory", "atomic"},
     {"runtime", "registry", "weights", "writers", "readers", "voices", "spool"},
     {"audio", "features", "hub", "quantization"},
     {"layers"},

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlx_speech.errors import OptionError, OutputError
 from mlx_speech.types import Segment, Span, Transcript, Word
-from mlx_speech.writers import files, formats_for, render, write
+from mlx_speech.writers import formats_for, render, write
 
 WORDS = (Word("Grüß", 0.5004, 0.9, 0.98766), Word("Gott!", 0.9, 1.25, 1.0))
 SEGMENTS = (
@@ -241,7 +241,7 @@ def test_failing_midway_leaves_the_old_file(
         assert len(os.listdir(tmp_path)) == 2  # the temporary is beside the target
         raise failure
 
-    monkeypatch.setattr(files.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt):
         write(TRANSCRIPT, path, "txt")
     assert os.listdir(tmp_path) == ["a.txt"]

@@ -14,7 +14,6 @@ import importlib.metadata
 import io
 import json
 import os
-import secrets
 import time
 import warnings
 import zipfile
@@ -29,6 +28,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from mlx_speech.atomic import write_atomically
 from mlx_speech.stages.segmentation import Grid, Segmentation
 from mlx_speech.stages.sequential import Passage
 from mlx_speech.stages.transcribe import Batch
@@ -127,12 +127,9 @@ class Journal:
             self.taken += 1
             return found
         value = compute()
-        temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
         try:
-            temporary.write_bytes(codec.encode(value))
-            os.replace(temporary, path)
+            write_atomically(path, codec.encode(value))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             self._give_up(str(error))
         return value
 

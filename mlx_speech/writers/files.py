@@ -1,11 +1,11 @@
-"""Files that are there whole, or not at all."""
+"""Results on the disk: whole files, in folders that take them."""
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
+from mlx_speech.atomic import write_atomically
 from mlx_speech.errors import OutputError
 
 
@@ -19,17 +19,7 @@ def replace_file(path: Path, text: str) -> None:
         if path.exists() and not path.is_file():
             _write_special(path, text)
             return
-        target = Path(os.path.realpath(path))  # a link keeps pointing to what it points to
-        temporary = target.with_name(
-            f".{secrets.token_hex(8)}.tmp"
-        )  # short: the name itself may be 255 bytes
-        try:
-            with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.replace(temporary, target)
-        except BaseException:  # Ctrl-C too must leave no litter
-            temporary.unlink(missing_ok=True)
-            raise
+        write_atomically(path, text.encode("utf-8"))
     except (OSError, ValueError) as error:  # ValueError: text that UTF-8 cannot hold, a NUL in the path
         raise OutputError(
             f"{path}: could not be written ({error}); "
