@@ -24,6 +24,7 @@ from mlx_speech.stages.cluster import (
     Bounds,
     SpeakerCountWarning,
     VBxOptions,
+    _spread,
     absorbed,
     assign,
     clear,
@@ -147,6 +148,16 @@ def test_thinning_of_long_recordings_keeps_the_clusters(expected):
     assert len(thin) == len(whole)
     pairs = set(zip(whole.tolist(), thin.tolist(), strict=True))
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 4
+
+
+def test_rows_that_were_linked_keep_their_labels_and_others_join_the_nearest():
+    angles = np.radians([0, 60, 80, 10, 85])
+    unit = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    some, labels = (
+        np.array([0, 1, 2]),
+        np.array([0, 0, 1]),
+    )  # the second is nearer to the other's middle, and stays
+    assert _spread(unit, some, labels).tolist() == [0, 0, 1, 0, 1]
 
 
 def test_thinned_ahc_finds_the_same_speakers(expected):

@@ -29,10 +29,10 @@ from mlx_speech.stages.decode import (
     is_silence,
     needs_fallback,
 )
-from mlx_speech.stages.generate import largest
+from mlx_speech.stages.generate import _limit, largest
 from mlx_speech.stages.loops import without_loops
 from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
-from mlx_speech.stages.prompt import build_prompt, text_tokens
+from mlx_speech.stages.prompt import Prompt, build_prompt, text_tokens
 from mlx_speech.stages.rules import Rules
 from mlx_speech.stages.transcribe import phrases
 from mlx_speech.types import Span
@@ -248,7 +248,8 @@ def test_repetition_is_discouraged(whisper, tokenizer, options, history, scores,
 
 
 def test_numerals_are_suppressed(whisper, tokenizer):
-    texts = {n: tokenizer.decode([n]) for n in (*tokenizer.numerals[:40], *range(1000, 1040))}
+    signs = (t for sign in "%$£" for t in tokenizer.encode(f" {sign}"))
+    texts = {n: tokenizer.decode([n]) for n in (*tokenizer.numerals[:40], *range(1000, 1040), *signs)}
     for n, text in texts.items():
         assert any(c in "0123456789%$£" for c in text) == (n in tokenizer.numerals)
     (seven,) = tokenizer.encode(" 7")
@@ -298,6 +299,15 @@ def test_half_of_the_context_less_one_is_left_to_what_was_said(tokenizer, hotwor
     prompt = build_prompt(tokenizer, ["en"], DecodeOptions(hotwords=hotwords), 448, said)
     assert prompt.rows[0][: prompt.start] == (tokenizer.special.start_of_prev, *hot, *said[-kept:])
     assert prompt.start == 224
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked", "most"),
+    [(3, None, 224), (3, 300, 300), (300, None, 149), (300, 9, 9), (447, None, 2)],
+)
+def test_half_of_the_context_is_written_or_what_the_prompt_leaves(whisper, prompt, asked, most):
+    """The last token is not read, so it may stand one beyond the context."""
+    assert _limit(whisper, asked, Prompt(((0,) * prompt,), 0)) == most
 
 
 def test_a_prompt_without_room_is_refused(whisper, tokenizer, features):

@@ -25,6 +25,7 @@ def limit():
         ("4 gib", 4 << 30),
         ("1.5G", 1_500_000_000),
         ("2000MiB", 2000 << 20),
+        ("1000MiB", 1000 << 20),
         ("3000000000", 3 * 10**9),
         (2 << 30, 2 << 30),
     ],
@@ -36,7 +37,7 @@ def test_amounts_of_memory(limit, text, value):
     assert memory.cache_limit() == min(memory.DEFAULT_CACHE_LIMIT, value // 8)
 
 
-@pytest.mark.parametrize("text", ["much", "4 XB", "-4GB", "", "GB", "0", "999KB", "500MB"])
+@pytest.mark.parametrize("text", ["much", "4 XB", "-4GB", "", "GB", "0", "999KB", "500MB", "999MiB"])
 def test_what_is_no_amount_is_told(limit, text):
     with pytest.raises(OptionError, match="max_memory"):
         limit(text)

@@ -21,6 +21,7 @@ from mlx_speech.stages import sequential
 from mlx_speech.stages.decode import Decoded
 from mlx_speech.stages.inventions import Heard, first_invention, leading_silence, strange
 from mlx_speech.stages.options import DecodeOptions, TranscribeOptions
+from mlx_speech.stages.prompt import text_tokens
 from mlx_speech.stages.sequential import transcribe_sequential
 from mlx_speech.stages.timing import word_times
 from mlx_speech.types import Segment, Word
@@ -109,17 +110,46 @@ def test_options_are_checked_and_named(wrong):
         TranscribeOptions(**wrong)
 
 
-def test_what_was_sampled_at_more_than_half_is_no_prompt(whisper, tokenizer, monkeypatch):
-    temperatures, contexts = iter([0.5, 0.6, 0.0, 0.0]), []
+def contexts_of(whisper, tokenizer, monkeypatch, answers: list[Decoded], **options) -> list[list[int]]:
+    """What each window is given as said before, where the windows say this."""
+    left, contexts = list(answers), []
 
     def decoded(*_, context):
-        contexts.append(len(context))
-        return [Decoded((300, 301), "ab", -0.1, 0.0, 1.0, next(temperatures), True)]
+        contexts.append(list(context))
+        return [left.pop(0)]
 
     monkeypatch.setattr(sequential, "decode", decoded)
-    options = TranscribeOptions(language="en", words=False, sequential=True)
-    transcribe_sequential(whisper, tokenizer, np.zeros(110 * RATE, np.float32), options)
-    assert contexts == [0, 2, 0, 2]
+    given = TranscribeOptions(language="en", words=False, sequential=True, **options)
+    audio = np.zeros((30 * len(answers) - 10) * RATE, np.float32)
+    transcribe_sequential(whisper, tokenizer, audio, given)
+    return contexts
+
+
+SAID = Decoded((300, 301), "ab", -0.1, 0.0, 1.0, 0.0, True)
+
+
+def test_what_was_sampled_at_more_than_half_is_no_prompt(whisper, tokenizer, monkeypatch):
+    answers = [replace(SAID, temperature=t) for t in (0.5, 0.6, 0.0, 0.0)]
+    contexts = contexts_of(whisper, tokenizer, monkeypatch, answers)
+    assert [len(c) for c in contexts] == [0, 2, 0, 2]
+
+
+def test_silence_forgets_nothing(whisper, tokenizer, monkeypatch):
+    silent = replace(SAID, no_speech_prob=0.9, avg_logprob=-2.0)
+    contexts = contexts_of(whisper, tokenizer, monkeypatch, [SAID, silent, silent, SAID])
+    assert [len(c) for c in contexts] == [0, 2, 2, 2]
+
+
+def test_a_carried_prompt_stays_in_front_of_as_much_as_fits(whisper, tokenizer, monkeypatch):
+    long = replace(SAID, tokens=tuple(range(300, 400)))
+    decode = DecodeOptions(prompt="Anna and Bert")
+    contexts = contexts_of(
+        whisper, tokenizer, monkeypatch, [long] * 4, carry_initial_prompt=True, decode=decode
+    )
+    prompt = text_tokens(tokenizer, "Anna and Bert")
+    assert [len(c) for c in contexts] == [len(prompt), len(prompt) + 100, len(prompt) + 200, 223]
+    assert all(c[: len(prompt)] == prompt for c in contexts)
+    assert contexts[3][-100:] == list(long.tokens)
 
 
 def said(start: float, *words: tuple[float, float]) -> Segment:
