@@ -16,10 +16,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -262,18 +262,31 @@ def spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
     errors: list[BaseException] = []
     waiting = iter(range(len(items)))  # next() of it is atomic
     work = partial(_work, function, items, waiting, results, errors)
-    threads = [threading.Thread(target=work) for _ in range(min(cores(), len(items)))]
+    crew = _crew(cores(), os.getpid())
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        members = [crew.submit(work) for _ in range(min(cores(), len(items)))]
+        wait(members, return_when=FIRST_COMPLETED)  # then all items are taken
+        for member in members:
+            if not member.cancel():  # who has not begun, with other work before it, is not waited for
+                member.result()
     except BaseException as error:  # Ctrl-C ends the others' work too: Python waits for them at its end
         errors.append(error)
         raise
     if errors:
         raise errors[0]
     return [results[n] for n in range(len(items))]
+
+
+@cache
+def _crew(size: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay, since MLX 0.32 never ends what it starts for a thread's stream; a fork begins without."""
+    return ThreadPoolExecutor(size, "mlx-speech", _join_crew)
+
+
+def _join_crew() -> None:
+    import mlx.core as mx
+
+    _thread.spreads, _thread.stream = True, mx.new_stream(mx.cpu)
 
 
 def _work(
@@ -283,20 +296,17 @@ def _work(
     results: dict[int, _Result],
     errors: list[BaseException],
 ) -> None:
-    """One thread's part of :func:`spread`; a stream that a thread left behind could abort Python at its end."""
+    """One thread's part of :func:`spread`."""
     import mlx.core as mx
 
-    _thread.spreads = True
     try:
-        with mx.stream(mx.new_stream(mx.cpu)):
+        with mx.stream(_thread.stream):
             for n in waiting:
                 if errors:
                     break
                 results[n] = function(items[n])
     except BaseException as error:
         errors.append(error)
-    finally:
-        mx.clear_streams()
 
 
 class Team:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import mlx_speech  # noqa: F401  isort: skip  (first: it loads the BLAS)
 
@@ -158,6 +159,39 @@ def test_spread_within_spread_runs_where_it_is():
 def test_spread_raises_what_was_raised():
     with pytest.raises(ZeroDivisionError):
         runtime.spread(lambda n: 1 // n, [1, 0, 2])
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_spread_leaves_no_threads_behind():
+    """MLX starts a thread for each stream, and ends none."""
+
+    def work(n: int) -> None:
+        mx.eval(mx.ones(4) * n)
+
+    def threads() -> int:
+        runtime.spread(work, range(9))
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    assert len({threads() for _ in range(5)} | {threads()}) <= 2  # a thread of the crew may begin late
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_who_waits_for_others_work_is_not_waited_for():
+    """Three threads are busy for somebody else, but for one that gets free."""
+    free, begun = threading.Event(), threading.Barrier(4, timeout=20)
+
+    def long(n: int) -> None:
+        begun.wait()
+        if n:
+            free.wait(20)
+
+    other = threading.Thread(target=runtime.spread, args=(long, range(3)))
+    other.start()
+    begun.wait()
+    assert runtime.spread(lambda n: n, range(4)) == [0, 1, 2, 3]
+    assert other.is_alive()
+    free.set()
+    other.join()
 
 
 @pytest.mark.usefixtures("three_cores")
