@@ -204,3 +204,25 @@ def test_inventions_between_silences_are_cut_off():
     )  # near the window's end
     last = Heard(100.0, 130.0, 130.0, 131.0, 99.0)
     assert first_invention([before, said(129.0, *STRANGE)], last, 2.0) == (1, 131.0)
+
+
+@pytest.mark.parametrize(
+    ("last", "threshold", "seen"), [(29.8, 0.5, 30.0), (29.0, 0.5, 29.0), (29.8, None, 29.8)]
+)
+def test_a_little_silence_at_a_windows_end_is_not_read_again(
+    whisper, tokenizer, monkeypatch, last, threshold, seen
+):
+    """The next window begins where the last word ends, or after the silence where that is short."""
+    begin = tokenizer.special.timestamp_begin
+    tokens = (begin, 300, begin + 1400, begin + 1400)  # read until 28 s
+    timed = Segment(
+        0.0, last, "a", (Word("a", 0.0, 0.3, 0.9), Word("b", last - 0.3, last, 0.9)), tokens=(300,)
+    )
+    monkeypatch.setattr(sequential, "decode", lambda *_, context: [replace(SAID, tokens=tokens)])
+    monkeypatch.setattr(sequential, "word_times", lambda *_: [[timed]])
+    options = TranscribeOptions(
+        language="en", sequential=True, hallucination_silence_threshold=threshold, clips=(0.0, 30.0)
+    )
+    told: list[float] = []
+    transcribe_sequential(whisper, tokenizer, np.zeros(40 * RATE, np.float32), options, told.append)
+    assert told[0] == pytest.approx(seen)
