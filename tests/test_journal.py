@@ -117,6 +117,28 @@ def test_whoever_makes_a_journal_ends_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_recordings_may_follow_each_other(tmp_path):
+    first, second = "a" * 16, "b" * 16
+
+    def broken_off() -> None:
+        with Journal(tmp_path) as journal:
+            for key in (first, second):
+                journal.start(key)
+                journal.keep("a.json", lambda: PART, BATCH)
+            raise ValueError("broken off")
+
+    with pytest.raises(ValueError, match="broken off"):
+        broken_off()
+    with Journal(tmp_path) as journal:
+        for key in (first, second, second, first):
+            journal.start(key)
+            assert journal.keep("a.json", lambda: pytest.fail("computed again"), BATCH) == PART
+        with pytest.warns(JournalWarning, match="another run"):  # the locks are held until the end
+            Journal(tmp_path, first)
+    assert list(tmp_path.iterdir()) == []
+    Journal(tmp_path, first)
+
+
 def test_a_second_run_at_the_same_work_keeps_nothing(tmp_path):
     with Journal(tmp_path, "k") as first:
         with pytest.warns(JournalWarning, match="another run"):

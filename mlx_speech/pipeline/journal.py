@@ -63,58 +63,63 @@ class Journal:
         self.root = None if folder is None else Path(folder)
         self.folder: Path | None = None
         self.taken = 0  # parts that an earlier run had left
-        self._lock: int | None = None
+        self._locks: dict[Path, int] = {}  # of each recording's folder
         if key is not None:
             self.start(key)
 
     def start(self, key: str) -> None:
-        """Begin to keep parts of the run of this key, and find those that are there."""
+        """Begin to keep parts of the run of this key, and find those that are there.
+
+        Several recordings may follow each other; all their parts stay until the journal ends.
+        """
         if self.root is not None:
             self.folder = self.root / f"{_PREFIX}{key[:16]}"
-            self._open(self.folder)
-            _sweep(self.root)
+            if self.folder not in self._locks:
+                self._open(self.folder)
+                _sweep(self.root)
 
     def _open(self, folder: Path) -> None:
         try:
             for _ in range(_PATIENCE):
                 if self._locked(folder):
                     return
-                self._release()
+                self._release(folder)
             raise OSError("other runs keep removing it")
         except BlockingIOError:
-            self._give_up("another run is at work on the same recording in the same way")
+            self._give_up(folder, "another run is at work on the same recording in the same way")
         except OSError as error:
-            self._give_up(str(error))
+            self._give_up(folder, str(error))
 
     def _locked(self, folder: Path) -> bool:
         """Take the lock; false if the folder, or the lock in it, was removed meanwhile."""
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(self._lock, code_digest(_PACKAGE).encode(), 0)  # whose parts these are
-            return os.path.samestat(os.fstat(self._lock), os.stat(folder / _LOCK))
+            self._locks[folder] = lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(lock, code_digest(_PACKAGE).encode(), 0)  # whose parts these are
+            return os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK))
         except FileNotFoundError:
             return False
 
-    def _give_up(self, why: str) -> None:
-        warnings.warn(f"{self.folder}: finished parts are not kept ({why}).", JournalWarning, stacklevel=4)
+    def _give_up(self, folder: Path, why: str) -> None:
+        warnings.warn(f"{folder}: finished parts are not kept ({why}).", JournalWarning, stacklevel=4)
         self.folder = None
-        self._release()
+        self._release(folder)
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def _release(self, folder: Path) -> None:
+        lock = self._locks.pop(folder, None)
+        if lock is not None:
+            os.close(lock)
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the parts if the result is there; otherwise leave them for the next run."""
-        if kind is None and self.folder is not None:
-            _remove(self.folder)
-        self._release()
+        for folder in list(self._locks):
+            if kind is None:
+                _remove(folder)
+            self._release(folder)
 
     def keep(self, name: str, compute: Callable[[], T], codec: Codec[T]) -> T:
         """The part of that name: as an earlier run left it, or computed now and kept."""
@@ -130,7 +135,7 @@ class Journal:
         try:
             write_atomically(path, codec.encode(value))
         except OSError as error:
-            self._give_up(str(error))
+            self._give_up(self.folder, str(error))
         return value
 
 
