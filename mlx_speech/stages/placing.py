@@ -373,7 +373,8 @@ def _end_with_sound(
         count = len(part) // _BLOCK
         if count <= _PAUSE:
             continue
-        energy = np.square(part[: count * _BLOCK].reshape(count, _BLOCK)).mean(axis=1)
+        blocks = part[: count * _BLOCK].reshape(count, _BLOCK)
+        energy = np.einsum("bs,bs->b", blocks, blocks)
         loud = int(np.flatnonzero(energy >= energy.max() * 10 ** (-_FAINT / 10))[-1]) + 1
         if count - loud >= _PAUSE:
             ends[b] = max(starts[b], starts[a] + loud * _BLOCK / SAMPLE_RATE)

@@ -140,7 +140,8 @@ _Say = Callable[[re.Match[str]], str | None]
 def _pieces(word: str, before: str, after: str, language: str) -> list[Piece]:
     """The pieces of a word between its neighbours."""
     clusters = _clusters(word)
-    plain = "".join(_plain(c) for c in clusters)  # one character a cluster
+    # one character a cluster
+    plain = word.translate(_APOSTROPHES) if word.isascii() else "".join(_plain(c) for c in clusters)
     whole = _whole(plain, before, after, language)
     if whole is not None:
         lead, core, said = whole
@@ -195,6 +196,8 @@ def _plain(cluster: str) -> str:
 def _sound(cluster: str, plain: str, at: int, language: str) -> str:
     """What is said for a word's character ``at``, where it is no part of a number."""
     c = plain[at]
+    if c.isascii() and c.isalpha() and len(cluster) == 1:
+        return cluster.lower() if cluster.isascii() else unicodedata.normalize("NFC", cluster).lower()
     kind = unicodedata.category(c)[0]
     between = 0 < at < len(plain) - 1 and plain[at - 1].isalpha() and plain[at + 1].isalpha()
     if kind in "LM":

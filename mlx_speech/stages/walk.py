@@ -47,6 +47,9 @@ def viterbi_each(problems: Sequence[Problem], blank: int = 0) -> list[ctc.Path |
         blank: the blank's column.
     """
     out: list[ctc.Path | None] = [None] * len(problems)
+    room = np.empty(
+        0, np.float32
+    )  # for all groups: memory that is new to the process costs as much as the sums
     for some in _groups(problems):
         chosen = [problems[n] for n in some]
         if len(some) == 1 and chosen[0].cells > CELLS:
@@ -54,7 +57,9 @@ def viterbi_each(problems: Sequence[Problem], blank: int = 0) -> list[ctc.Path |
                 chosen[0].log_probs, chosen[0].tokens, blank, outside=chosen[0].outside
             )
             continue
-        for n, p, states in zip(some, chosen, _states(chosen, blank), strict=True):
+        needed = 2 * (len(chosen[0].log_probs) + 1) * sum(len(p.tokens) + 1 for p in chosen)
+        room = room if len(room) >= needed else np.empty(needed, np.float32)
+        for n, p, states in zip(some, chosen, _states(chosen, blank, room[:needed]), strict=True):
             out[n] = ctc.path_through(states, p.log_probs, p.tokens, blank)
     return out
 
@@ -75,10 +80,10 @@ def _groups(problems: Sequence[Problem]) -> Iterator[list[int]]:
         yield group
 
 
-def _states(problems: Sequence[Problem], blank: int) -> Iterator[np.ndarray]:
+def _states(problems: Sequence[Problem], blank: int, room: np.ndarray) -> Iterator[np.ndarray]:
     """For each problem, none longer than the one before it, its frames' tokens, from 0, or -1 for a blank."""
     edges = np.cumsum([0, *(len(p.tokens) + 1 for p in problems)])
-    on, after = _scores(problems, edges, blank)
+    on, after = _scores(problems, edges, blank, room.reshape(2, -1, edges[-1]))
     for p, low, high in zip(problems, edges, edges[1:], strict=False):
         frames = len(p.log_probs)
         mine = on[: frames + 1, low:high], after[: frames + 1, low:high]
@@ -89,15 +94,16 @@ def _states(problems: Sequence[Problem], blank: int) -> Iterator[np.ndarray]:
         yield states
 
 
-def _scores(problems: Sequence[Problem], edges: np.ndarray, blank: int) -> tuple[np.ndarray, np.ndarray]:
+def _scores(
+    problems: Sequence[Problem], edges: np.ndarray, blank: int, room: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of being, before each frame and at the end, on a token or in the blank behind it.
 
-    Both are (T + 1, M), T the first problem's frames, M all problems' tokens with the start before each's first.
+    Both lie in ``room`` and are (T + 1, M), T the first problem's frames, M all problems' tokens with the start before each's first.
     Row t of a problem with fewer frames than t is not set.
     """
     frames = np.array([len(p.log_probs) for p in problems])
-    on = np.empty((frames[0] + 1, edges[-1]), np.float32)
-    after = np.empty_like(on)
+    on, after = room
     repeat = np.empty(edges[-1], np.float32)
     outside = np.zeros((frames[0], 2, len(problems)), np.float32)
     for b, (p, low, high) in enumerate(zip(problems, edges, edges[1:], strict=False)):
