@@ -57,6 +57,10 @@ class SlowRecurrenceWarning(UserWarning):
     """The GPU's kernel for LSTMs does not work here: everything works, recurrences some 20 times slower."""
 
 
+class SlowPlacingWarning(UserWarning):
+    """The GPU's kernel for placing letters does not work here: the host places them, the same and slower."""
+
+
 @dataclass(frozen=True)
 class Blas:
     """Which BLAS serves MLX on the CPU: its name, and whether it is an optimised one."""

@@ -235,7 +235,7 @@ def test_speakers_can_be_left_out_but_not_without_a_diarizer(diarizing, transcri
         transcriber.transcribe("does-not-exist.wav", diarize=True)
 
 
-@pytest.mark.parametrize(("memory", "windows", "beams"), [(0, 8, 8), (8 << 30, 29, 13), (80 << 30, 64, 64)])
+@pytest.mark.parametrize(("memory", "windows", "beams"), [(0, 8, 8), (8 << 30, 29, 13), (80 << 30, 128, 128)])
 def test_a_gpu_decodes_what_its_memory_bears(transcriber, monkeypatch, memory, windows, beams):
     assert stage.windows_together(transcriber.whisper) == 8
     monkeypatch.setattr(stage.runtime, "on_cpu", lambda: False)

@@ -1,19 +1,23 @@
 """The likeliest CTC placements of several texts at once, each as :func:`mlx_speech.stages.ctc.viterbi` finds it.
 
-Where tokens are a few hundred, a frame's arithmetic takes less time than numpy's calls for it. So short problems
+On a GPU one kernel serves them (:mod:`mlx_speech.layers.trellis`), where it finds the same paths. On the host,
+where tokens are a few hundred, a frame's arithmetic takes less time than numpy's calls for it. So short problems
 stand side by side, one behind the other in memory, and one call serves them all. All scores are kept, so that
 nothing is computed twice; a problem for which they are too many is left to ``viterbi``.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
 
+from mlx_speech import runtime
+from mlx_speech.layers import trellis
 from mlx_speech.stages import ctc
 
 CELLS = 1 << 22
@@ -47,15 +51,20 @@ def viterbi_each(problems: Sequence[Problem], blank: int = 0) -> list[ctc.Path |
         blank: the blank's column.
     """
     out: list[ctc.Path | None] = [None] * len(problems)
-    room = np.empty(
-        0, np.float32
-    )  # for all groups: memory that is new to the process costs as much as the sums
-    for some in _groups(problems):
+    left = [n for n, p in enumerate(problems) if p.possible]
+    short = [n for n in left if trellis.available() and len(problems[n].tokens) <= trellis.MAX_TOKENS]
+    if short and _kernel_works():
+        for some in _groups(problems, short, trellis.MAX_CELLS):
+            chosen = [problems[n] for n in some]
+            for n, p, states in zip(some, chosen, _by_kernel(chosen, blank), strict=True):
+                out[n] = ctc.path_through(states, p.log_probs, p.tokens, blank)
+        left = sorted({*left} - {*short})
+    room = np.empty(0, np.float32)  # for all groups: memory new to the process costs as much as the sums
+    for some in _groups(problems, left, CELLS):
         chosen = [problems[n] for n in some]
-        if len(some) == 1 and chosen[0].cells > CELLS:
-            out[some[0]] = ctc.viterbi(
-                chosen[0].log_probs, chosen[0].tokens, blank, outside=chosen[0].outside
-            )
+        if chosen[0].cells > CELLS:
+            p = chosen[0]
+            out[some[0]] = ctc.viterbi(p.log_probs, p.tokens, blank, outside=p.outside)
             continue
         needed = 2 * (len(chosen[0].log_probs) + 1) * sum(len(p.tokens) + 1 for p in chosen)
         room = room if len(room) >= needed else np.empty(needed, np.float32)
@@ -64,20 +73,48 @@ def viterbi_each(problems: Sequence[Problem], blank: int = 0) -> list[ctc.Path |
     return out
 
 
-def _groups(problems: Sequence[Problem]) -> Iterator[list[int]]:
-    """Those that go together, the longest first: within ``CELLS``."""
-    order = [n for n, p in enumerate(problems) if p.possible]
-    order.sort(key=lambda n: -len(problems[n].log_probs))
+def _groups(problems: Sequence[Problem], some: Sequence[int], cells: int) -> Iterator[list[int]]:
+    """Those of some that go together, the longest first: within so many cells, or one alone."""
     group: list[int] = []
     width = 0
-    for n in order:
+    for n in sorted(some, key=lambda n: -len(problems[n].log_probs)):
         width += len(problems[n].tokens)
-        if group and len(problems[group[0]].log_probs) * width > CELLS:
+        if group and len(problems[group[0]].log_probs) * width > cells:
             yield group
             group, width = [], len(problems[n].tokens)
         group.append(n)
     if group:
         yield group
+
+
+def _by_kernel(problems: Sequence[Problem], blank: int) -> list[np.ndarray]:
+    """For each problem its frames' tokens, from 0, or -1 for a blank: a GPU's answer."""
+    scores = [ctc.from_blank(p.log_probs, blank, p.outside) for p in problems]
+    tokens = [p.tokens for p in problems]
+    return trellis.best_states([x for x, _ in scores], [x for _, x in scores], tokens, ctc.BLOCK)
+
+
+@cache
+def _kernel_works() -> bool:
+    """Whether the kernel finds the same paths on this device, tried on noise: one text is longer than a block."""
+    rng = np.random.default_rng(0)
+    problems = []
+    for frames, count in ((ctc.BLOCK + 50, 600), (90, 40)):
+        log_probs = np.log(rng.dirichlet(np.ones(6), frames)).astype(np.float32)
+        problems.append(Problem(log_probs, rng.integers(1, 6, count), log_probs[:, 1:].max(1) - 2))
+    room = np.empty(2 * (ctc.BLOCK + 51) * 642, np.float32)
+    try:
+        pairs = zip(_by_kernel(problems, 0), _states(problems, 0, room), strict=True)
+        reason = "" if all(np.array_equal(a, b) for a, b in pairs) else "it found other paths"
+    except (RuntimeError, ValueError) as failure:  # what MLX raises where it cannot compile or launch
+        reason = str(failure).strip().splitlines()[-1][:200]
+    if reason:
+        warnings.warn(
+            f"the kernel that places letters does not work on this device ({reason}): the host places them",
+            runtime.SlowPlacingWarning,
+            stacklevel=2,
+        )
+    return not reason
 
 
 def _states(problems: Sequence[Problem], blank: int, room: np.ndarray) -> Iterator[np.ndarray]:
@@ -99,7 +136,8 @@ def _scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of being, before each frame and at the end, on a token or in the blank behind it.
 
-    Both lie in ``room`` and are (T + 1, M), T the first problem's frames, M all problems' tokens with the start before each's first.
+    Both lie in ``room`` and are (T + 1, M), T the first problem's frames, M all problems' tokens with the start
+    before each's first.
     Row t of a problem with fewer frames than t is not set.
     """
     frames = np.array([len(p.log_probs) for p in problems])
