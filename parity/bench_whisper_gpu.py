@@ -203,10 +203,10 @@ GENERATE: dict[str, tuple[str, dict[str, Any]]] = {
     "auto": ("static cache, compiled by generate()", {"cache_implementation": "static"}),
 }
 BY_STEPS: dict[str, tuple[str, dict[str, bool]]] = {
-    "steps": ("static step", {"compiled": False, "graph": False}),
-    "graph": ("static step in a CUDA graph", {"compiled": False, "graph": True}),
-    "compiled": ("static step, compiled", {"compiled": True, "graph": False}),
-    "compiled-graph": ("static step, compiled, in a CUDA graph", {"compiled": True, "graph": True}),
+    "steps": ("by hand", {"compiled": False, "graph": False}),
+    "graph": ("by hand, CUDA graph", {"compiled": False, "graph": True}),
+    "compiled": ("by hand, compiled", {"compiled": True, "graph": False}),
+    "compiled-graph": ("by hand, compiled, CUDA graph", {"compiled": True, "graph": True}),
 }
 
 
@@ -231,7 +231,7 @@ def _ways(model: Any, mel: Any, tokens: int, ways: Sequence[str]) -> Iterator[tu
                 made.append(decoding(model, mel, tokens, SOT, SOT - 1, **settings))
             return made[0]()
 
-        yield f"transformers, {name}", decode
+        yield f"PyTorch {name}", decode
 
 
 def _plain_generate(model: Any, mel: Any, start: Any, tokens: int, **options: Any) -> Any:
