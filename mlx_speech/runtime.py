@@ -54,7 +54,7 @@ class SlowBLASWarning(UserWarning):
 
 
 class SlowRecurrenceWarning(UserWarning):
-    """The GPU's kernel for LSTMs does not work here: everything works, recurrences some 20 times slower."""
+    """A GPU's kernel of ours does not work here: everything works, by slower operations."""
 
 
 class SlowPlacingWarning(UserWarning):

@@ -23,6 +23,7 @@ from mlx_speech.layers.conv import conv1d
 from mlx_speech.layers.elementwise import gelu
 from mlx_speech.layers.layout import by_columns
 from mlx_speech.layers.norm import LayerNorm
+from mlx_speech.models.whisper_rows import step_rows
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,43 @@ class MultiHeadAttention(nn.Module):
         """Keys and values of ``x``, each (B, H, T, D/H)."""
         return self.split(self.key(x)), self.split(self.value(x))
 
+    def queries_keys_values(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """All three of ``x``, each (B, H, T, D/H); in one product once :meth:`join` was called."""
+        if self.joined is None:
+            return self.split(self.query(x)), *self.keys_values(x)
+        weight, bias = self.joined
+        q, k, v = mx.split(mx.addmm(bias, x, weight.T), 3, axis=-1)
+        return self.split(q), self.split(k), self.split(v)
+
+    @property
+    def joined(self) -> tuple[mx.array, mx.array] | None:
+        """Weights (3D, D) and biases (3D,) of all three, once :meth:`join` was called and if they are plain."""
+        found: tuple[mx.array, mx.array] | None = self.__dict__.get("_joined")
+        return found
+
+    def join(self) -> None:
+        """Multiply by all three at once from now on, where they are plain: on a GPU each product costs its launch.
+
+        The weights become views of one array, so that they take no more memory. Called again, it looks whether
+        they are the same still.
+        """
+        parts = (self.query, self.key, self.value)
+        plain = all(type(p) is nn.Linear for p in parts)
+        known = self.__dict__.get("_views")
+        if plain and known and all(p.weight is v for p, v in zip(parts, known, strict=True)):
+            return
+        joined = views = None
+        if plain:
+            whole = mx.concatenate([p.weight for p in parts])
+            bias = mx.concatenate([self.query.bias, mx.zeros_like(self.query.bias), self.value.bias])
+            views = mx.split(whole, 3)
+            mx.eval(bias, views)
+            for part, view in zip(parts, views, strict=True):
+                part.weight = view
+            joined = whole, bias
+        object.__setattr__(self, "_joined", joined)
+        object.__setattr__(self, "_views", views)
+
     def __call__(self, x: mx.array, k: mx.array, v: mx.array, *, causal: bool = False) -> mx.array:
         """Attend from (B, L, D) to given keys and values; (B, L, D)."""
         return self.mix(self.split(self.query(x)), k, v, causal=causal)
@@ -126,8 +164,7 @@ class EncoderBlock(nn.Module):
 
     def ask(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """The attention's queries, keys and values, each (B, H, T, D/H)."""
-        y = self.attn_ln(x)
-        return self.attn.split(self.attn.query(y)), *self.attn.keys_values(y)
+        return self.attn.queries_keys_values(self.attn_ln(x))
 
     def answer(self, x: mx.array, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """All that follows, for frames ``x`` with their queries; keys and values may be those of more frames."""
@@ -149,13 +186,15 @@ class DecoderBlock(EncoderBlock):
     def attend_audio(self, x: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Attention of (B, L, D) to the audio's keys and values (W, H, T, D/H), B a multiple of W."""
         y = self.cross_attn_ln(x)
+        if len(k) == len(x):
+            return self.cross_attn(y, k, v)
         # rows that hear the same window ask as one: its keys are read once
-        return self.cross_attn(y.reshape(k.shape[0], -1, y.shape[-1]), k, v).reshape(x.shape)
+        return self.cross_attn(y.reshape(len(k), -1, y.shape[-1]), k, v).reshape(x.shape)
 
     def attend_self(self, x: mx.array, cache: KVCache) -> mx.array:
         """Causal self-attention over the cached positions and these; with residual."""
-        y = self.attn_ln(x)
-        return x + self.attn(y, *cache.extend(*self.attn.keys_values(y)), causal=True)
+        q, k, v = self.attn.queries_keys_values(self.attn_ln(x))
+        return x + self.attn.mix(q, *cache.extend(k, v), causal=True)
 
 
 class AudioSizes(Protocol):
@@ -319,6 +358,9 @@ class Whisper(nn.Module):
     def start(self, features: mx.array) -> DecoderState:
         """A fresh decoding state for audio features (B, T, D)."""
         blocks = self.decoder.blocks
+        if not runtime.on_cpu():
+            for block in blocks:
+                block.attn.join()
         if runtime.cores() > 1:
             mx.eval(features, self.decoder.parameters())  # nothing lazy may cross threads
         audio = runtime.spread(partial(self._audio, features), blocks)
@@ -334,6 +376,8 @@ class Whisper(nn.Module):
     def step(self, tokens: mx.array, state: DecoderState) -> mx.array:
         """Decode the next tokens (B, L) int32; returns hidden states (B, L, D) and advances ``state``."""
         x = self._embed(tokens, state.length)
+        if x.shape[1] == 1 and (y := step_rows(self, x[:, 0], state)) is not None:
+            return self.decoder.ln(y[:, None])
         for block, cache, (k, v) in zip(
             self.decoder.blocks, state.self_attention, state.cross_attention, strict=True
         ):

@@ -1,0 +1,321 @@
+"""A linear layer for few rows as one kernel of a GPU, with the norm before it and what follows.
+
+Where a decoder writes a token at a time, its layers are products of a few rows, and the host is busy with
+launching them: on CUDA MLX asks cuBLAS how to multiply, each time anew, which takes four times as long as a
+launch. Here a warp streams one row of the weights past all rows of the input. Layer norm before it, and GELU or
+the sum with a residual after it, cost no launch of their own.
+
+Both languages share one body of source. As in :mod:`mlx_speech.layers.recurrence` it runs only where it has given
+the right numbers at first use; otherwise a warning is given, and MLX's own operations go on. The Metal one has not
+been run on a Mac yet.
+
+R rows, K inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from dataclasses import dataclass
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_speech import runtime
+
+MOST = 8
+"""The largest R: beyond, matrix units are faster."""
+
+_GROUP = 8  # inputs that a thread takes at once: K is a multiple of it
+_WARPS = 8  # of a block, each with an output of its own
+_TOLERANCES = {
+    mx.float32: 2e-5,
+    mx.float16: 4e-3,
+    mx.bfloat16: 3e-2,
+}  # of outputs of about 1, against float64
+
+_BODY = """
+struct alignas(16) Group { T v[8]; };
+const int lane = thread & 31;
+const int warp = thread >> 5;
+const int rows = x_shape[0];
+const int inputs = x_shape[1];
+const int outputs = w_shape[0];
+int from[R];
+UNROLL
+for (int r = 0; r < R; ++r) from[r] = min(r, rows - 1) * inputs;
+
+float mean[R], scale[R];
+if (NORM) {
+  for (int r = warp; r < R; r += WARPS) {
+    const GLOBAL T* row = x + min(r, rows - 1) * inputs;
+    float total = 0.0f;
+    for (int k = 8 * lane; k < inputs; k += 256) {
+      const Group g = *(const GLOBAL Group*)(row + k);
+      UNROLL
+      for (int j = 0; j < 8; ++j) total += float(g.v[j]);
+    }
+    const float middle = SUM(total) / inputs;
+    float square = 0.0f;
+    for (int k = 8 * lane; k < inputs; k += 256) {
+      const Group g = *(const GLOBAL Group*)(row + k);
+      UNROLL
+      for (int j = 0; j < 8; ++j) square += (float(g.v[j]) - middle) * (float(g.v[j]) - middle);
+    }
+    square = SUM(square);
+    if (lane == 0) {
+      known[2 * r] = middle;
+      known[2 * r + 1] = 1.0f / SQRT(square / inputs + 1e-5f);
+    }
+  }
+  BARRIER;
+  UNROLL
+  for (int r = 0; r < R; ++r) {
+    mean[r] = known[2 * r];
+    scale[r] = known[2 * r + 1];
+  }
+}
+
+const int o = group * WARPS + warp;
+if (o < outputs) {
+  float sum[R];
+  UNROLL
+  for (int r = 0; r < R; ++r) sum[r] = 0.0f;
+  const GLOBAL T* row = w + (long)o * inputs;
+  for (int k = 8 * lane; k < inputs; k += 256) {
+    const Group weights = *(const GLOBAL Group*)(row + k);
+    float gain[8], shift[8];
+    if (NORM) {
+      const Group g = *(const GLOBAL Group*)(gamma + k);
+      const Group b = *(const GLOBAL Group*)(beta + k);
+      UNROLL
+      for (int j = 0; j < 8; ++j) {
+        gain[j] = float(g.v[j]);
+        shift[j] = float(b.v[j]);
+      }
+    }
+    UNROLL
+    for (int r = 0; r < R; ++r) {
+      const Group in = *(const GLOBAL Group*)(x + from[r] + k);
+      UNROLL
+      for (int j = 0; j < 8; ++j) {
+        float value = float(in.v[j]);
+        if (NORM) value = (value - mean[r]) * scale[r] * gain[j] + shift[j];
+        sum[r] += float(weights.v[j]) * value;
+      }
+    }
+  }
+  UNROLL
+  for (int r = 0; r < R; ++r) {
+    const float all = SUM(sum[r]);
+    if (lane == r && r < rows) {
+      float value = all + float(bias[o]);
+      if (GELU) {  // erf by 7.1.26 of Abramowitz and Stegun, within 1.5e-7: Metal has none
+        const float a = (value < 0.0f ? -value : value) * 0.70710678f;
+        const float t = 1.0f / (1.0f + 0.3275911f * a);
+        const float poly =
+            t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+        const float erf = 1.0f - poly * EXP(-a * a);
+        value *= 0.5f * (1.0f + (value < 0.0f ? -erf : erf));
+      }
+      if (ONTO) value += float(onto[r * outputs + o]);
+      y[r * outputs + o] = T(value);
+    }
+  }
+}
+"""
+
+_CUDA_HEADER = """
+#define GLOBAL
+#define UNROLL _Pragma("unroll")
+#define BARRIER __syncthreads()
+#define SQRT(x) sqrtf(x)
+#define EXP(x) expf(x)
+#define SUM(x) sum_of_warp(x)
+__device__ inline float sum_of_warp(float x) {
+  for (int n = 16; n > 0; n /= 2) x += __shfl_xor_sync(0xffffffffu, x, n);
+  return x;
+}
+"""
+_CUDA_START = """
+__shared__ float known[2 * R];
+const int thread = threadIdx.x;
+const int group = blockIdx.x;
+"""
+_METAL_HEADER = """
+#define GLOBAL device
+#define UNROLL _Pragma("unroll")
+#define BARRIER threadgroup_barrier(mem_flags::mem_threadgroup)
+#define SQRT(x) metal::sqrt(x)
+#define EXP(x) metal::exp(x)
+#define SUM(x) simd_sum(x)
+"""
+_METAL_START = """
+threadgroup float known[2 * R];
+const int thread = thread_position_in_threadgroup.x;
+const int group = threadgroup_position_in_grid.x;
+"""
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """What a kernel does besides the product, and for how many rows at most."""
+
+    rows: int
+    norm: bool
+    gelu: bool
+    onto: bool
+
+
+def available(rows: int, width: int, dtype: mx.Dtype) -> bool:
+    """Whether the default device has kernels for so many rows of a transformer of this width."""
+    if runtime.on_cpu() or rows > MOST or width % _GROUP or dtype not in _TOLERANCES:
+        return False
+    size = _size(rows)
+    wanted = (
+        _Variant(size, True, False, False),
+        _Variant(size, False, False, True),
+        _Variant(size, True, True, False),
+    )
+    return all(_works(v, dtype) for v in wanted)
+
+
+def linear(
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array,
+    *,
+    norm: nn.LayerNorm | None = None,
+    gelu: bool = False,
+    onto: mx.array | None = None,
+) -> mx.array:
+    """The sum of ``onto`` and gelu(norm(x) · weightᵀ + bias), in float32; where :func:`available` says so.
+
+    Args:
+        x: (R, K), K a multiple of 8.
+        weight: (O, K), of the same dtype as all others.
+        bias: (O,).
+        norm: a layer norm with weight and bias, of what goes in.
+        gelu: whether what comes out goes through the exact GELU.
+        onto: (R, O), what the result is added to.
+
+    Returns:
+        (R, O).
+    """
+    variant = _Variant(_size(len(x)), norm is not None, gelu, onto is not None)
+    more = [] if norm is None else [norm.weight, norm.bias]
+    more += [] if onto is None else [onto]
+    return _launch(variant, [x, weight, bias, *more])
+
+
+def _size(rows: int) -> int:
+    """1, 2, 4 or 8: each takes a kernel of its own."""
+    return 1 << (rows - 1).bit_length()
+
+
+def _launch(variant: _Variant, inputs: list[mx.array]) -> mx.array:
+    x, weight = inputs[:2]
+    outputs = weight.shape[0]
+    (y,) = _kernel(variant)(
+        inputs=inputs,
+        template=[
+            ("T", x.dtype), ("R", variant.rows), ("WARPS", _WARPS), ("NORM", variant.norm),
+            ("GELU", variant.gelu), ("ONTO", variant.onto),
+        ],
+        grid=(-(-outputs // _WARPS) * 32 * _WARPS, 1, 1),
+        threadgroup=(32 * _WARPS, 1, 1),
+        output_shapes=[(len(x), outputs)],
+        output_dtypes=[x.dtype],
+    )  # fmt: skip
+    return cast(mx.array, y)
+
+
+@functools.cache
+def _kernel(variant: _Variant) -> Any:
+    """The compiled kernel's launcher."""
+    names = [
+        "x",
+        "w",
+        "bias",
+        *(["gamma", "beta"] if variant.norm else []),
+        *(["onto"] if variant.onto else []),
+    ]
+    body = _source(variant)
+    if mx.metal.is_available():
+        return mx.fast.metal_kernel(_name(body), names, ["y"], _METAL_START + body, _METAL_HEADER)
+    return mx.fast.cuda_kernel(_name(body), names, ["y"], _CUDA_START + body, _CUDA_HEADER)
+
+
+def _source(variant: _Variant) -> str:
+    """The body without what names inputs that a variant has not."""
+    body = _BODY
+    if not variant.norm:
+        body = body.replace("gamma + k", "w").replace("beta + k", "w")
+    return body if variant.onto else body.replace("onto[r * outputs + o]", "0.0f")
+
+
+def _name(body: str) -> str:
+    """MLX keeps compiled kernels on disk by their names alone: another source needs another one."""
+    return "rows_" + hashlib.sha256((body + _CUDA_HEADER + _METAL_HEADER).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _works(variant: _Variant, dtype: mx.Dtype) -> bool:
+    """Whether the kernel gives the right numbers on this device, tried on a small layer."""
+    try:
+        error = _error(variant, dtype)
+        reason = f"it was {error:.1e} off" if not error <= _TOLERANCES[dtype] else ""
+    except (RuntimeError, ValueError) as failure:  # what MLX raises where it cannot compile or launch
+        reason = str(failure).strip().splitlines()[-1][:200]
+    if reason:
+        warnings.warn(
+            f"the kernel of linear layers for few rows does not work on this device ({reason}): MLX's own "
+            "operations are taken, and Whisper decodes a few windows at a third of the speed",
+            runtime.SlowRecurrenceWarning,
+            stacklevel=2,
+        )
+    return not reason
+
+
+def _error(variant: _Variant, dtype: mx.Dtype) -> float:
+    """The largest distance to float64; NaN counts."""
+    random = np.random.default_rng(0)
+    rows, inputs, outputs = max(1, variant.rows - 1), 264, 19  # no whole warps, no whole block
+    shapes = [(rows, inputs), (outputs, inputs), (outputs,)]
+    shapes += [(inputs,)] * 2 * variant.norm + [(rows, outputs)] * variant.onto
+    given = [
+        mx.array(random.normal(size=s) / (inputs**0.5 if n == 1 else 1)).astype(dtype)
+        for n, s in enumerate(shapes)
+    ]
+    found = np.array(_launch(variant, given).astype(mx.float32), np.float64)
+    return float(np.abs(found - reference(variant.gelu, *_rounded(given, variant))).max())
+
+
+def _rounded(given: list[mx.array], variant: _Variant) -> list[np.ndarray | None]:
+    """x, weight, bias, gamma, beta, onto in float64, ``None`` for those that are not there."""
+    arrays = iter(np.array(a.astype(mx.float32), np.float64) for a in given)
+    there = [True] * 3 + [variant.norm] * 2 + [variant.onto]
+    return [next(arrays) if yes else None for yes in there]
+
+
+def reference(
+    gelu: bool,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    gamma: Any,
+    beta: Any,
+    onto: Any,
+) -> np.ndarray:
+    """What :func:`linear` has to give, in numpy."""
+    from scipy.special import erf
+
+    if gamma is not None:
+        x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * gamma + beta
+    y = x @ weight.T + bias
+    if gelu:
+        y = y * 0.5 * (1 + erf(y / 2**0.5))
+    return cast(np.ndarray, y if onto is None else y + onto)
