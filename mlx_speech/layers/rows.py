@@ -17,11 +17,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, cast
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from mlx_speech import runtime
@@ -37,6 +36,8 @@ _TOLERANCES = {
     mx.bfloat16: 3e-2,
 }  # of outputs of about 1, against float64
 
+_WAYS = ((True, False, False), (False, False, True), (True, True, False))  # norm, GELU, residual
+
 _BODY = """
 struct alignas(16) Group { T v[8]; };
 const int lane = thread & 31;
@@ -44,12 +45,20 @@ const int warp = thread >> 5;
 const int rows = x_shape[0];
 const int inputs = x_shape[1];
 const int outputs = w_shape[0];
+const bool normed = what[0];
+const bool curved = what[1];
+const bool added = what[2];
 int from[R];
 UNROLL
 for (int r = 0; r < R; ++r) from[r] = min(r, rows - 1) * inputs;
 
 float mean[R], scale[R];
-if (NORM) {
+UNROLL
+for (int r = 0; r < R; ++r) {
+  mean[r] = 0.0f;
+  scale[r] = 1.0f;
+}
+if (normed) {
   for (int r = warp; r < R; r += WARPS) {
     const GLOBAL T* row = x + min(r, rows - 1) * inputs;
     float total = 0.0f;
@@ -88,7 +97,12 @@ if (o < outputs) {
   for (int k = 8 * lane; k < inputs; k += 256) {
     const Group weights = *(const GLOBAL Group*)(row + k);
     float gain[8], shift[8];
-    if (NORM) {
+    UNROLL
+    for (int j = 0; j < 8; ++j) {
+      gain[j] = 1.0f;
+      shift[j] = 0.0f;
+    }
+    if (normed) {
       const Group g = *(const GLOBAL Group*)(gamma + k);
       const Group b = *(const GLOBAL Group*)(beta + k);
       UNROLL
@@ -102,9 +116,7 @@ if (o < outputs) {
       const Group in = *(const GLOBAL Group*)(x + from[r] + k);
       UNROLL
       for (int j = 0; j < 8; ++j) {
-        float value = float(in.v[j]);
-        if (NORM) value = (value - mean[r]) * scale[r] * gain[j] + shift[j];
-        sum[r] += float(weights.v[j]) * value;
+        sum[r] += float(weights.v[j]) * ((float(in.v[j]) - mean[r]) * scale[r] * gain[j] + shift[j]);
       }
     }
   }
@@ -113,7 +125,7 @@ if (o < outputs) {
     const float all = SUM(sum[r]);
     if (lane == r && r < rows) {
       float value = all + float(bias[o]);
-      if (GELU) {  // erf by 7.1.26 of Abramowitz and Stegun, within 1.5e-7: Metal has none
+      if (curved) {  // erf by 7.1.26 of Abramowitz and Stegun, within 1.5e-7: Metal has none
         const float a = (value < 0.0f ? -value : value) * 0.70710678f;
         const float t = 1.0f / (1.0f + 0.3275911f * a);
         const float poly =
@@ -121,7 +133,7 @@ if (o < outputs) {
         const float erf = 1.0f - poly * EXP(-a * a);
         value *= 0.5f * (1.0f + (value < 0.0f ? -erf : erf));
       }
-      if (ONTO) value += float(onto[r * outputs + o]);
+      if (added) value += float(onto[r * outputs + o]);
       y[r * outputs + o] = T(value);
     }
   }
@@ -160,27 +172,11 @@ const int group = threadgroup_position_in_grid.x;
 """
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """What a kernel does besides the product, and for how many rows at most."""
-
-    rows: int
-    norm: bool
-    gelu: bool
-    onto: bool
-
-
-def available(rows: int, width: int, dtype: mx.Dtype) -> bool:
-    """Whether the default device has kernels for so many rows of a transformer of this width."""
-    if runtime.on_cpu() or rows > MOST or width % _GROUP or dtype not in _TOLERANCES:
+def available(count: int, width: int, dtype: mx.Dtype) -> bool:
+    """Whether the default device has a kernel for so many rows of a transformer of this width."""
+    if runtime.on_cpu() or count > MOST or width % _GROUP or dtype not in _TOLERANCES:
         return False
-    size = _size(rows)
-    wanted = (
-        _Variant(size, True, False, False),
-        _Variant(size, False, False, True),
-        _Variant(size, True, True, False),
-    )
-    return all(_works(v, dtype) for v in wanted)
+    return _works(_size(count), dtype)
 
 
 def linear(
@@ -188,7 +184,7 @@ def linear(
     weight: mx.array,
     bias: mx.array,
     *,
-    norm: nn.LayerNorm | None = None,
+    norm: tuple[mx.array, mx.array] | None = None,
     gelu: bool = False,
     onto: mx.array | None = None,
 ) -> mx.array:
@@ -198,124 +194,109 @@ def linear(
         x: (R, K), K a multiple of 8.
         weight: (O, K), of the same dtype as all others.
         bias: (O,).
-        norm: a layer norm with weight and bias, of what goes in.
+        norm: weight and bias (K,) of a layer norm of what goes in.
         gelu: whether what comes out goes through the exact GELU.
         onto: (R, O), what the result is added to.
 
     Returns:
         (R, O).
     """
-    variant = _Variant(_size(len(x)), norm is not None, gelu, onto is not None)
-    more = [] if norm is None else [norm.weight, norm.bias]
-    more += [] if onto is None else [onto]
-    return _launch(variant, [x, weight, bias, *more])
+    what = _what(norm is not None, gelu, onto is not None)
+    gamma, beta = norm or (bias, bias)
+    return _launch([x, weight, bias, gamma, beta, bias if onto is None else onto, what])
 
 
-def _size(rows: int) -> int:
-    """1, 2, 4 or 8: each takes a kernel of its own."""
-    return 1 << (rows - 1).bit_length()
+def _size(count: int) -> int:
+    """1 or as many as there may be: each takes a kernel of its own, and three seconds of compiling once."""
+    return 1 if count == 1 else MOST
 
 
-def _launch(variant: _Variant, inputs: list[mx.array]) -> mx.array:
-    x, weight = inputs[:2]
-    outputs = weight.shape[0]
-    (y,) = _kernel(variant)(
+@functools.cache
+def _what(norm: bool, gelu: bool, onto: bool) -> mx.array:
+    """What a kernel is to do besides the product: told at run time, since each way would have to be compiled."""
+    what = mx.array([norm, gelu, onto], mx.int32)
+    mx.eval(what)  # it may be met while a function is traced
+    return what
+
+
+def _launch(inputs: list[mx.array]) -> mx.array:
+    """x, weight, bias, gamma, beta, onto, what; anything stands for what is not there."""
+    x, outputs = inputs[0], len(inputs[1])
+    (y,) = _kernel()(
         inputs=inputs,
-        template=[
-            ("T", x.dtype), ("R", variant.rows), ("WARPS", _WARPS), ("NORM", variant.norm),
-            ("GELU", variant.gelu), ("ONTO", variant.onto),
-        ],
+        template=[("T", x.dtype), ("R", _size(len(x))), ("WARPS", _WARPS)],
         grid=(-(-outputs // _WARPS) * 32 * _WARPS, 1, 1),
         threadgroup=(32 * _WARPS, 1, 1),
         output_shapes=[(len(x), outputs)],
         output_dtypes=[x.dtype],
-    )  # fmt: skip
+    )
     return cast(mx.array, y)
 
 
 @functools.cache
-def _kernel(variant: _Variant) -> Any:
+def _kernel() -> Any:
     """The compiled kernel's launcher."""
-    names = [
-        "x",
-        "w",
-        "bias",
-        *(["gamma", "beta"] if variant.norm else []),
-        *(["onto"] if variant.onto else []),
-    ]
-    body = _source(variant)
+    names = ["x", "w", "bias", "gamma", "beta", "onto", "what"]
     if mx.metal.is_available():
-        return mx.fast.metal_kernel(_name(body), names, ["y"], _METAL_START + body, _METAL_HEADER)
-    return mx.fast.cuda_kernel(_name(body), names, ["y"], _CUDA_START + body, _CUDA_HEADER)
+        return mx.fast.metal_kernel(_name(), names, ["y"], _METAL_START + _BODY, _METAL_HEADER)
+    return mx.fast.cuda_kernel(_name(), names, ["y"], _CUDA_START + _BODY, _CUDA_HEADER)
 
 
-def _source(variant: _Variant) -> str:
-    """The body without what names inputs that a variant has not."""
-    body = _BODY
-    if not variant.norm:
-        body = body.replace("gamma + k", "w").replace("beta + k", "w")
-    return body if variant.onto else body.replace("onto[r * outputs + o]", "0.0f")
-
-
-def _name(body: str) -> str:
+def _name() -> str:
     """MLX keeps compiled kernels on disk by their names alone: another source needs another one."""
-    return "rows_" + hashlib.sha256((body + _CUDA_HEADER + _METAL_HEADER).encode()).hexdigest()[:12]
+    return "rows_" + hashlib.sha256((_BODY + _CUDA_HEADER + _METAL_HEADER).encode()).hexdigest()[:12]
 
 
 @functools.cache
-def _works(variant: _Variant, dtype: mx.Dtype) -> bool:
+def _works(size: int, dtype: mx.Dtype) -> bool:
     """Whether the kernel gives the right numbers on this device, tried on a small layer."""
     try:
-        error = _error(variant, dtype)
+        error = max(_error(size, dtype, *way) for way in _WAYS)
         reason = f"it was {error:.1e} off" if not error <= _TOLERANCES[dtype] else ""
     except (RuntimeError, ValueError) as failure:  # what MLX raises where it cannot compile or launch
         reason = str(failure).strip().splitlines()[-1][:200]
     if reason:
         warnings.warn(
             f"the kernel of linear layers for few rows does not work on this device ({reason}): MLX's own "
-            "operations are taken, and Whisper decodes a few windows at a third of the speed",
+            "operations are taken, and Whisper decodes a few windows at half the speed",
             runtime.SlowRecurrenceWarning,
             stacklevel=2,
         )
     return not reason
 
 
-def _error(variant: _Variant, dtype: mx.Dtype) -> float:
+def _error(size: int, dtype: mx.Dtype, norm: bool, gelu: bool, onto: bool) -> float:
     """The largest distance to float64; NaN counts."""
     random = np.random.default_rng(0)
-    rows, inputs, outputs = max(1, variant.rows - 1), 264, 19  # no whole warps, no whole block
-    shapes = [(rows, inputs), (outputs, inputs), (outputs,)]
-    shapes += [(inputs,)] * 2 * variant.norm + [(rows, outputs)] * variant.onto
-    given = [
-        mx.array(random.normal(size=s) / (inputs**0.5 if n == 1 else 1)).astype(dtype)
-        for n, s in enumerate(shapes)
-    ]
-    found = np.array(_launch(variant, given).astype(mx.float32), np.float64)
-    return float(np.abs(found - reference(variant.gelu, *_rounded(given, variant))).max())
-
-
-def _rounded(given: list[mx.array], variant: _Variant) -> list[np.ndarray | None]:
-    """x, weight, bias, gamma, beta, onto in float64, ``None`` for those that are not there."""
-    arrays = iter(np.array(a.astype(mx.float32), np.float64) for a in given)
-    there = [True] * 3 + [variant.norm] * 2 + [variant.onto]
-    return [next(arrays) if yes else None for yes in there]
+    count, inputs, outputs = max(1, size - 1), 264, 19  # no whole warps, no whole block
+    shapes = [(count, inputs), (outputs, inputs), (outputs,), (inputs,), (inputs,), (count, outputs)]
+    given = [mx.array(random.normal(size=s)).astype(dtype) for s in shapes]
+    given[1] = given[1] / inputs**0.5
+    x, weight, bias, gamma, beta, more = given
+    found = linear(
+        x, weight, bias, norm=(gamma, beta) if norm else None, gelu=gelu, onto=more if onto else None
+    )
+    exact = [np.array(a.astype(mx.float32), np.float64) for a in given]
+    wanted = reference((norm, gelu, onto), *exact)
+    return float(np.abs(np.array(found.astype(mx.float32)) - wanted).max())
 
 
 def reference(
-    gelu: bool,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    gamma: Any,
-    beta: Any,
-    onto: Any,
+    what: Sequence[bool],
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    onto: np.ndarray,
 ) -> np.ndarray:
-    """What :func:`linear` has to give, in numpy."""
+    """What the kernel has to give, in numpy; ``what`` tells whether there are norm, GELU and residual."""
     from scipy.special import erf
 
-    if gamma is not None:
+    norm, gelu, added = what
+    if norm:
         x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * gamma + beta
     y = x @ weight.T + bias
     if gelu:
         y = y * 0.5 * (1 + erf(y / 2**0.5))
-    return cast(np.ndarray, y if onto is None else y + onto)
+    return cast(np.ndarray, y + onto if added else y)

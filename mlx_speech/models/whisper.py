@@ -23,7 +23,7 @@ from mlx_speech.layers.conv import conv1d
 from mlx_speech.layers.elementwise import gelu
 from mlx_speech.layers.layout import by_columns
 from mlx_speech.layers.norm import LayerNorm
-from mlx_speech.models.whisper_rows import step_rows
+from mlx_speech.models.whisper_rows import prepare, step_rows
 
 
 @dataclass(frozen=True)
@@ -357,10 +357,13 @@ class Whisper(nn.Module):
 
     def start(self, features: mx.array) -> DecoderState:
         """A fresh decoding state for audio features (B, T, D)."""
-        blocks = self.decoder.blocks
         if not runtime.on_cpu():
-            for block in blocks:
-                block.attn.join()
+            prepare(self)
+        return self.begin(features)
+
+    def begin(self, features: mx.array) -> DecoderState:
+        """:meth:`start` without its preparations."""
+        blocks = self.decoder.blocks
         if runtime.cores() > 1:
             mx.eval(features, self.decoder.parameters())  # nothing lazy may cross threads
         audio = runtime.spread(partial(self._audio, features), blocks)
@@ -375,15 +378,18 @@ class Whisper(nn.Module):
 
     def step(self, tokens: mx.array, state: DecoderState) -> mx.array:
         """Decode the next tokens (B, L) int32; returns hidden states (B, L, D) and advances ``state``."""
-        x = self._embed(tokens, state.length)
-        if x.shape[1] == 1 and (y := step_rows(self, x[:, 0], state)) is not None:
-            return self.decoder.ln(y[:, None])
+        x = self.embed(tokens, state.length)
+        y = step_rows(self, x[:, 0], state) if x.shape[1] == 1 else None
+        return self.decoder.ln(self.blocks(x, state) if y is None else y[:, None])
+
+    def blocks(self, x: mx.array, state: DecoderState) -> mx.array:
+        """The decoder's blocks for embedded tokens (B, L, D); (B, L, D), and ``state`` is advanced."""
         for block, cache, (k, v) in zip(
             self.decoder.blocks, state.self_attention, state.cross_attention, strict=True
         ):
             x = block.attend_self(x, cache)
             x = block.mlp(x + block.attend_audio(x, k, v))
-        return self.decoder.ln(x)
+        return x
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Hidden states (..., D) → scores over the vocabulary (..., V), float32."""
@@ -404,7 +410,7 @@ class Whisper(nn.Module):
             Scores before the softmax, (B, number of alignment heads, L, T) float32, and logits (B, L, V).
         """
         state = self.start(features)
-        x = self._embed(tokens, 0)
+        x = self.embed(tokens, 0)
         heads: dict[tuple[int, int], mx.array] = {}
         wanted = self.config.alignment_heads
         layers = zip(self.decoder.blocks, state.self_attention, state.cross_attention, strict=True)
@@ -418,6 +424,7 @@ class Whisper(nn.Module):
             x = block.mlp(x + block.cross_attn(y, k, v))
         return mx.stack([heads[p] for p in wanted], axis=1), self.logits(self.decoder.ln(x))
 
-    def _embed(self, tokens: mx.array, offset: int) -> mx.array:
+    def embed(self, tokens: mx.array, offset: int) -> mx.array:
+        """Tokens (B, L) from a position on, as the first block reads them: (B, L, D)."""
         positions = self.decoder.positional_embedding[offset : offset + tokens.shape[1]]
         return self.decoder.token_embedding(tokens) + positions
