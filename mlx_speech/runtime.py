@@ -16,11 +16,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from mlx_speech.errors import MLXSpeechError, OptionError
@@ -162,8 +163,7 @@ def prepare() -> None:
     global _warned
     import mlx.core as mx
 
-    atexit.unregister(_let_threads_end)  # it is there once
-    atexit.register(_let_threads_end)
+    _end_threads_in_time()
     mx.set_cache_limit(cache_limit())
     if not start().optimised and on_cpu() and not _warned and os.environ.get(BLAS_VARIABLE) != "none":
         _warned = True
@@ -176,12 +176,19 @@ def prepare() -> None:
         )
 
 
+def _end_threads_in_time() -> None:
+    atexit.unregister(_let_threads_end)  # it is there once
+    atexit.register(_let_threads_end)
+
+
 def _let_threads_end() -> None:
     """Wait until threads that have ended for Python, which can be joined, have ended for the system as well.
 
     MLX 0.32 keeps what a thread compiled (``nn.relu`` is) until then, and takes Python's lock to drop it. Where
     Python is shutting down by that time, the process is aborted.
     """
+    for crew in _crews:
+        crew.end()
     tasks = Path("/proc/self/task")  # Linux; elsewhere the least time is waited
     before, same = -1, 0
     for _ in range(100):
@@ -265,32 +272,26 @@ def spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
     results: dict[int, _Result] = {}
     errors: list[BaseException] = []
     waiting = iter(range(len(items)))  # next() of it is atomic
-    work = partial(_work, function, items, waiting, results, errors)
-    crew = _crew(cores(), os.getpid())
+    done: SimpleQueue[int] = (
+        SimpleQueue()
+    )  # unlike what Python's futures wait with, it bears Ctrl-C at any moment
+    work = partial(_work, function, items, waiting, results, errors, done)
     try:
-        members = [crew.submit(work) for _ in range(min(cores(), len(items)))]
-        wait(members, return_when=FIRST_COMPLETED)  # then all items are taken
-        for member in members:
-            if not member.cancel():  # who has not begun, with other work before it, is not waited for
-                member.result()
-    except BaseException as error:  # Ctrl-C ends the others' work too: Python waits for them at its end
-        errors.append(error)
+        crew = _crew(cores(), os.getpid())
+        for _ in range(min(cores(), len(items))):
+            crew.tasks.put(work)
+        left = len(items)
+        while left:
+            done.get()
+            left -= 1
+            if errors:
+                left -= len(list(waiting))  # nobody takes them any more
+    except BaseException:  # Ctrl-C ends the others' work too
+        list(waiting)
         raise
     if errors:
         raise errors[0]
     return [results[n] for n in range(len(items))]
-
-
-@cache
-def _crew(size: int, process: int) -> ThreadPoolExecutor:
-    """Threads that stay, since MLX 0.32 never ends what it starts for a thread's stream; a fork begins without."""
-    return ThreadPoolExecutor(size, "mlx-speech", _join_crew)
-
-
-def _join_crew() -> None:
-    import mlx.core as mx
-
-    _thread.spreads, _thread.stream = True, mx.new_stream(mx.cpu)
 
 
 def _work(
@@ -299,18 +300,54 @@ def _work(
     waiting: Iterator[int],
     results: dict[int, _Result],
     errors: list[BaseException],
+    done: SimpleQueue[int],
 ) -> None:
-    """One thread's part of :func:`spread`."""
-    import mlx.core as mx
+    """One thread's part of :func:`spread`: tells of each item that it took."""
+    for n in waiting:
+        try:
+            results[n] = function(items[n])
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.put(n)
 
-    try:
-        with mx.stream(_thread.stream):
-            for n in waiting:
-                if errors:
-                    break
-                results[n] = function(items[n])
-    except BaseException as error:
-        errors.append(error)
+
+class _Crew:
+    """Threads that stay for :func:`spread`: MLX 0.32 never ends what it starts for a thread's stream."""
+
+    def __init__(self, size: int) -> None:
+        self.tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(size)]
+        for thread in self.threads:
+            thread.start()
+
+    def _serve(self) -> None:
+        import mlx.core as mx
+
+        _thread.spreads = True
+        with mx.stream(mx.new_stream(mx.cpu)):
+            while (task := self.tasks.get()) is not None:
+                task()
+                del task  # and what it holds
+
+    def end(self) -> None:
+        """End the threads after what they are at."""
+        for _ in self.threads:
+            self.tasks.put(None)
+        for thread in self.threads:
+            thread.join()
+
+
+_crews: list[_Crew] = []
+
+
+@cache
+def _crew(size: int, process: int) -> _Crew:
+    """The one of that size; a fork of this process begins without."""
+    crew = _Crew(size)
+    _crews.append(crew)
+    _end_threads_in_time()
+    return crew
 
 
 class Team:
