@@ -171,11 +171,11 @@ def test_strict_exits_with_3_where_the_audit_finds_something(run, tmp_path, monk
     ("arguments", "said"),
     [
         (["transcribe", CLIP, "--max-memory", "lots"], "max_memory 'lots': give bytes"),
-        (["transcribe", CLIP, "--chunk-size", "60"], "chunk_size 60.0 must be 1 to 30 seconds"),
+        (["transcribe", CLIP, "--chunk-size", "60"], "chunk_size is 60.0: it must be 1 to 30 seconds"),
         (["transcribe", CLIP, "-f", "docx"], "--format 'docx': choose from txt"),
         (["transcribe", CLIP, "-l", "klingon"], "language 'klingon' is not one of Whisper's"),
         (["transcribe", CLIP, "--temperature", "hot"], "--temperature 'hot'"),
-        (["transcribe", CLIP, "--batch-size", "0"], "batch_size 0 must be at least 1"),
+        (["transcribe", CLIP, "--batch-size", "0"], "batch_size is 0: it must be a whole number from 1 on"),
         (["vad", CLIP, "--threshold", "2"], "threshold is 2.0"),
     ],
 )

@@ -103,6 +103,9 @@ def test_nothing_to_hear(whisper, tokenizer):
         {"clips": (3.0, 1.0)},
         {"multilingual": True, "language": "en"},
         {"max_repeats": 0},
+        {"batch_size": 1.5},
+        {"chunk_size": 31},
+        {"words": 1},
     ],
 )
 def test_options_are_checked_and_named(wrong):

@@ -76,19 +76,20 @@ class DiarizeOptions:
         speaker_bounds(self.num_speakers, self.min_speakers, self.max_speakers)
         if not isinstance(self.clustering, (AHCOptions, VBxOptions)):
             raise OptionError(f"clustering is {self.clustering!r}: give AHCOptions or VBxOptions")
-        check_switches(self, "exclude_overlap", "shared_trunk")
+        check_switches(self)
         ranges = {
             "min_active_ratio": SHARE,
             "onset": SHARE,
             "min_duration_on": SECONDS,
             "min_duration_off": SECONDS,
+            "step": Range("above 0 s, at most a window's length", lambda x: 0 < x <= WINDOW),
+        }
+        optional = {
             "segmentation_batch": COUNT,
             "embedding_batch": COUNT,
-            "step": Range("above 0 s, at most a window's length", lambda x: 0 < x <= WINDOW),
             "offset": Range(f"0 to onset ({self.onset})", lambda x: 0 <= x <= self.onset),
         }
-        optional = ("segmentation_batch", "embedding_batch", "offset")
-        check(self, {k: r for k, r in ranges.items() if k not in optional or getattr(self, k) is not None})
+        check(self, ranges, optional)
 
     @property
     def bounds(self) -> Bounds:

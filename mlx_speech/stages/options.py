@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 from mlx_speech.errors import OptionError
+from mlx_speech.stages.ranges import COUNT, NUMBER, POSITIVE, SECONDS, SHARE, Range, check, check_switches
 
 TASKS = ("transcribe", "translate")
+
+_WHOLE = Range("a whole number", lambda x: True, whole=True)
+_DECODE_RANGES = {
+    "max_initial_timestamp": Range("0 to 30 seconds", lambda x: 0 <= x <= 30),
+    "beam_size": COUNT,
+    "patience": POSITIVE,
+    "best_of": COUNT,
+    "repetition_penalty": POSITIVE,
+    "no_repeat_ngram_size": Range("a whole number from 0 on", lambda x: x >= 0, whole=True),
+    "seed": _WHOLE,
+}
+_DECODE_OPTIONAL = {
+    "compression_ratio_threshold": NUMBER,
+    "logprob_threshold": NUMBER,
+    "no_speech_threshold": NUMBER,
+    "max_tokens": COUNT,
+    "length_penalty": SHARE,
+}
+_CHUNK = Range("1 to 30 seconds: Whisper hears no more", lambda x: 1 <= x <= 30)
+_OPTIONAL = {"batch_size": COUNT, "max_repeats": COUNT, "hallucination_silence_threshold": SECONDS}
 
 
 @dataclass(frozen=True)
@@ -68,22 +92,13 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise OptionError(f"task {self.task!r} is not one of {', '.join(TASKS)}")
-        if not self.temperatures or min(self.temperatures) < 0:
+        numbers = isinstance(self.temperatures, Sequence) and all(
+            isinstance(x, Real) for x in self.temperatures
+        )
+        if not numbers or not self.temperatures or not all(0 <= x < math.inf for x in self.temperatures):
             raise OptionError(f"temperatures {self.temperatures} must be one or more numbers of at least 0")
-        if not 0 <= self.max_initial_timestamp <= 30:
-            raise OptionError(f"max_initial_timestamp {self.max_initial_timestamp} must be 0 to 30 seconds")
-        if self.length_penalty is not None and not 0 <= self.length_penalty <= 1:
-            raise OptionError(f"length_penalty {self.length_penalty} must be 0 to 1")
-        if self.patience <= 0 or self.repetition_penalty <= 0:
-            raise OptionError(
-                f"patience {self.patience} and repetition_penalty {self.repetition_penalty} must be above 0"
-            )
-        for name in ("max_tokens", "beam_size", "best_of"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name} {value} must be at least 1")
-        if self.no_repeat_ngram_size < 0:
-            raise OptionError(f"no_repeat_ngram_size {self.no_repeat_ngram_size} must be at least 0")
+        check(self, _DECODE_RANGES, _DECODE_OPTIONAL)
+        check_switches(self)
         if self.hotwords and self.prefix:
             raise OptionError("hotwords and prefix exclude each other: put the words into the prompt")
 
@@ -141,20 +156,11 @@ class TranscribeOptions:
     chunk_size: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise OptionError(f"batch_size {self.batch_size} must be at least 1")
-        if not 1 <= self.chunk_size <= 30:
-            raise OptionError(f"chunk_size {self.chunk_size} must be 1 to 30 seconds: Whisper hears no more")
+        check(self, {"chunk_size": _CHUNK}, _OPTIONAL)
+        check_switches(self)
         if self.multilingual and self.language is not None:
             raise OptionError(f"multilingual detects languages; leave out language {self.language!r}")
-        if self.max_repeats is not None and self.max_repeats < 1:
-            raise OptionError(f"max_repeats {self.max_repeats} must be at least 1")
         if list(self.clips) != sorted(self.clips) or (self.clips and self.clips[0] < 0):
             raise OptionError(f"clips {self.clips} must be seconds in ascending order")
-        if self.hallucination_silence_threshold is not None:
-            if not (self.sequential and self.words):
-                raise OptionError("hallucination_silence_threshold needs sequential and words")
-            if self.hallucination_silence_threshold < 0:
-                raise OptionError(
-                    f"hallucination_silence_threshold {self.hallucination_silence_threshold} must be at least 0"
-                )
+        if self.hallucination_silence_threshold is not None and not (self.sequential and self.words):
+            raise OptionError("hallucination_silence_threshold needs sequential and words")

@@ -69,8 +69,8 @@ class SpeechOptions:
     cut_at_longest_pause: bool = True
 
     def __post_init__(self) -> None:
-        check(self, _RANGES if self.neg_threshold is None else _RANGES | {"neg_threshold": _PROBABILITY})
-        check_switches(self, "cut_at_longest_pause")
+        check(self, _RANGES, {"neg_threshold": _PROBABILITY})
+        check_switches(self)
         if self.neg_threshold is not None and self.neg_threshold > self.threshold:
             raise OptionError(f"neg_threshold is {self.neg_threshold}: above threshold ({self.threshold})")
         least = _CHUNK / _RATE + 2 * self.speech_pad
