@@ -62,9 +62,8 @@ _STATES_LENGTH = frozenset({"flac", "mp3", "mov,mp4,m4a,3gp,3g2,mj2"})
 
 _CHECKED = 1 << 20  # samples looked at together: bounds memory
 
-_LOUDEST = (
-    100.0  # of an array: 40 dB above full scale no recording is, and 16-bit samples as they are seldom below
-)
+# of an array: 40 dB above full scale no recording is, and 16-bit samples as they are seldom below
+_LOUDEST = 100.0
 
 _BATCH_SECONDS = 1.0  # codec frames are about 20 ms: joining them first makes resampling several times faster
 

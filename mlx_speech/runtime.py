@@ -272,9 +272,8 @@ def spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
     results: dict[int, _Result] = {}
     errors: list[BaseException] = []
     waiting = iter(range(len(items)))  # next() of it is atomic
-    done: SimpleQueue[int] = (
-        SimpleQueue()
-    )  # unlike what Python's futures wait with, it bears Ctrl-C at any moment
+    # unlike what Python's futures wait with, a queue bears Ctrl-C at any moment
+    done: SimpleQueue[int] = SimpleQueue()
     work = partial(_work, function, items, waiting, results, errors, done)
     try:
         crew = _crew(cores(), os.getpid())

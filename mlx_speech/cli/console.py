@@ -128,9 +128,8 @@ def run(application: typer.Typer) -> None:
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a locale without arrows, a file name that is no text
+            # a locale without arrows, a file name that is no text
+            stream.reconfigure(errors="backslashreplace")
     if {"-h", "--help"} & set(sys.argv):
         _show_whole_names()
     try:
