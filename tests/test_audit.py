@@ -42,6 +42,18 @@ def test_words_away_from_speech_are_told_as_one():
     assert "'thank you'" in found[0].message
 
 
+@pytest.mark.parametrize(("until", "told"), [(3.99, 0), (4.0, 1)])
+def test_two_seconds_of_speech_without_words_are_told(until, told):
+    assert len(audit(transcript([("one", 1.0, 1.5)], [(1.0, until)]))) == told
+
+
+@pytest.mark.parametrize(("start", "told"), [(9.01, False), (9.0, True), (11.49, False), (11.5, True)])
+def test_a_word_belongs_to_speech_half_a_second_away(start, told):
+    """On both sides: a word of half a second, speech from 10 to 11 s."""
+    found = audit(transcript([("hm", start, start + 0.5)], [(10.0, 11.0)]))
+    assert bool(found) is told
+
+
 def test_a_phrase_that_loops_is_told_once():
     said = [*["and", "so", "it", "is"] * 4, "then"]
     words = [(w, n * 0.5, n * 0.5 + 0.4) for n, w in enumerate(said)]
