@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLAS_VARIABLE = "MLX_SPEECH_BLAS"
+CACHE_CHECK_VARIABLE = "MLX_ENABLE_CACHE_THRASHING_CHECK"
 LSTM_VARIABLE = "MLX_SPEECH_LSTM"
 THREADS_VARIABLE = "MLX_SPEECH_THREADS"
 
@@ -145,9 +146,12 @@ _warned = False
 
 
 def start() -> Blas:
-    """Load the BLAS once; called when ``mlx_speech`` is imported."""
+    """Load the BLAS once, ahead of MLX, and set what MLX reads; called when ``mlx_speech`` is imported."""
     global _status
     if _status is None:
+        # On CUDA, MLX counts the graphs that it had to make anew in a process's life, and ends it at 800: a server
+        # that hears recordings of many lengths gets there. MLX's own tests switch the count off, too
+        os.environ.setdefault(CACHE_CHECK_VARIABLE, "0")
         _status = load_blas()
     return _status
 

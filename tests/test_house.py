@@ -269,6 +269,13 @@ def test_importing_brings_no_torch_and_no_converter(tmp_path):
     assert not [m for m in found if m.startswith("mlx_speech.converters")]
 
 
+@pytest.mark.parametrize(("before", "after"), [("", "0"), ("1", "1")])
+def test_importing_keeps_mlx_from_ending_long_lives_unless_told_to(tmp_path, before, after):
+    name = "MLX_ENABLE_CACHE_THRASHING_CHECK"
+    given = f"os.environ[{name!r}] = {before!r}" if before else f"os.environ.pop({name!r}, None)"
+    assert run(f"import os; {given}; import mlx_speech; print(os.environ[{name!r}])", tmp_path) == after
+
+
 def test_every_module_can_be_imported_and_none_wants_torch(tmp_path):
     names = []
     for file, room in modules():
