@@ -473,7 +473,7 @@ def _layers_of(model: Whisper, mel: mx.array, tokens: mx.array) -> dict[str, np.
         x = found[f"encoder {n}"] = block(x)
     features = found["encoder ln_post"] = model.encoder.ln_post(x)
     state = model.start(features)
-    x = model._embed(tokens, 0)
+    x = model.embed(tokens, 0)
     layers = zip(model.decoder.blocks, state.self_attention, state.cross_attention, strict=True)
     for n, (block, cache, (k, v)) in enumerate(layers):
         x = block.attend_self(x, cache)
