@@ -202,7 +202,7 @@ def test_the_variable_takes_one_value(monkeypatch):
 @pytest.mark.parametrize("size", [16, 128, 144, 256, 272, 512])
 def test_blocks_fit_a_gpu(size, monkeypatch):
     """Registers and shared memory of a block, as the CUDA kernel asks for them."""
-    monkeypatch.setattr(recurrence, "_on_cuda", lambda: True)
+    monkeypatch.setattr(recurrence.gpu, "on_cuda", lambda: True)
     for batch in (1, 100, 1000):
         sequences = recurrence._sequences(size, batch, 2)
         kept, stored = recurrence._kept(size, sequences)

@@ -16,14 +16,13 @@ B batch, T time steps, D directions, H hidden features, N sequences a block.
 from __future__ import annotations
 
 import functools
-import hashlib
-import warnings
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_speech import runtime
+from mlx_speech.layers import gpu
 
 MAX_HIDDEN = 512
 """The largest H: a block has two threads a unit, and 1024 at most."""
@@ -154,7 +153,8 @@ for (int m = 0; m < M; ++m) {
 }
 """
 
-_CUDA_HEADER = """
+_CUDA = gpu.Dialect(
+    header="""
 #define GLOBAL
 #define SHARED
 #define UNROLL _Pragma("unroll")
@@ -162,13 +162,15 @@ _CUDA_HEADER = """
 #define EXCHANGE(x) __shfl_xor_sync(0xffffffffu, x, 1)
 #define SIGMOID(x) __fdividef(1.0f, 1.0f + __expf(-(x)))
 #define DOT(a, b, sum) fmaf((a).w, (b).w, fmaf((a).z, (b).z, fmaf((a).y, (b).y, fmaf((a).x, (b).x, sum))))
-"""
-_CUDA_START = """
+""",
+    start="""
 extern __shared__ float4 shared[];
 const int thread = threadIdx.x;
 const int group = blockIdx.x;
-"""
-_METAL_HEADER = """
+""",
+)
+_METAL = gpu.Dialect(
+    header="""
 #define GLOBAL device
 #define SHARED threadgroup
 #define UNROLL _Pragma("unroll")
@@ -176,12 +178,13 @@ _METAL_HEADER = """
 #define EXCHANGE(x) simd_shuffle_xor(x, 1)
 #define SIGMOID(x) (1.0f / (1.0f + metal::exp(-(x))))
 #define DOT(a, b, sum) fma((a).w, (b).w, fma((a).z, (b).z, fma((a).y, (b).y, fma((a).x, (b).x, sum))))
-"""
-_METAL_START = """
+""",
+    start="""
 threadgroup float4 shared[4 * KS * 2 * H + 2 * N * H / 4];
 const int thread = thread_position_in_threadgroup.x;
 const int group = threadgroup_position_in_grid.x;
-"""
+""",
+)
 
 
 def recur(
@@ -237,7 +240,7 @@ def _sequences(size: int, batch: int, directions: int) -> int:
     """N: as few as keep all blocks running at once; on Metal as many as share what is read."""
     if size > 2 * 128:
         return 1
-    if not _on_cuda():
+    if not gpu.on_cuda():
         return min(4, 1 << (batch.bit_length() - 1))
     if batch * directions <= _BLOCKS:
         return 1
@@ -250,7 +253,7 @@ def _kept(size: int, sequences: int) -> tuple[int, int]:
     Each takes 16 registers. What else a thread needs was read from the compiler's report for sm_90, and the
     fastest of what fits is taken. Blocks are launched only if the registers of all their threads are there.
     """
-    if not _on_cuda():
+    if not gpu.on_cuda():
         return 0, 0
     groups = size // 8
     registers = min(groups, ({1: 12, 2: 11, 4: 12}[sequences] if size <= 128 else 3 if size <= 256 else 0))
@@ -288,38 +291,20 @@ def _by_thread(weight: mx.array) -> mx.array:
 def _kernel(size: int, sequences: int) -> Any:
     """The compiled kernel's launcher."""
     names = (["gates", "weight", "h", "c"], ["y", "h_last", "c_last"])
-    if not _on_cuda():
-        return mx.fast.metal_kernel(_name(), *names, _METAL_START + _BODY, _METAL_HEADER)
     _, stored = _kept(size, sequences)
     room = 128 * size * stored + 8 * sequences * size
-    return mx.fast.cuda_kernel(_name(), *names, _CUDA_START + _BODY, _CUDA_HEADER, shared_memory=room)
-
-
-def _name() -> str:
-    """MLX keeps compiled kernels on disk by their names alone: another source needs another one."""
-    return "lstm_" + hashlib.sha256((_BODY + _CUDA_HEADER + _METAL_HEADER).encode()).hexdigest()[:12]
-
-
-def _on_cuda() -> bool:
-    return not mx.metal.is_available()
+    return gpu.kernel("lstm", *names, _BODY, _CUDA, _METAL, room)
 
 
 @functools.cache
 def _works(size: int, sequences: int) -> bool:
     """Whether the kernel gives the right numbers on this device, tried on a few steps."""
-    try:
-        error = _error(size, sequences)
-        reason = f"it was {error:.1e} off" if not error <= _TOLERANCE else ""
-    except (RuntimeError, ValueError) as failure:  # what MLX raises where it cannot compile or launch
-        reason = str(failure).strip().splitlines()[-1][:200]
-    if reason:
-        warnings.warn(
-            f"the LSTM kernel for {size} features does not work on this device ({reason}): "
-            "the plain loop is taken, which is 20 times slower",
-            runtime.SlowRecurrenceWarning,
-            stacklevel=2,
-        )
-    return not reason
+    return gpu.works(
+        lambda: gpu.off(_error(size, sequences), _TOLERANCE),
+        f"the LSTM kernel for {size} features",
+        "the plain loop is taken, which is 20 times slower",
+        runtime.SlowRecurrenceWarning,
+    )
 
 
 def _error(size: int, sequences: int) -> float:

@@ -15,8 +15,6 @@ R rows, K inputs, O outputs.
 from __future__ import annotations
 
 import functools
-import hashlib
-import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -24,6 +22,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_speech import runtime
+from mlx_speech.layers import gpu
 
 MOST = 8
 """The largest R: beyond, matrix units are faster."""
@@ -140,7 +139,8 @@ if (o < outputs) {
 }
 """
 
-_CUDA_HEADER = """
+_CUDA = gpu.Dialect(
+    header="""
 #define GLOBAL
 #define UNROLL _Pragma("unroll")
 #define BARRIER __syncthreads()
@@ -151,25 +151,28 @@ __device__ inline float sum_of_warp(float x) {
   for (int n = 16; n > 0; n /= 2) x += __shfl_xor_sync(0xffffffffu, x, n);
   return x;
 }
-"""
-_CUDA_START = """
+""",
+    start="""
 __shared__ float known[2 * R];
 const int thread = threadIdx.x;
 const int group = blockIdx.x;
-"""
-_METAL_HEADER = """
+""",
+)
+_METAL = gpu.Dialect(
+    header="""
 #define GLOBAL device
 #define UNROLL _Pragma("unroll")
 #define BARRIER threadgroup_barrier(mem_flags::mem_threadgroup)
 #define SQRT(x) metal::sqrt(x)
 #define EXP(x) metal::exp(x)
 #define SUM(x) simd_sum(x)
-"""
-_METAL_START = """
+""",
+    start="""
 threadgroup float known[2 * R];
 const int thread = thread_position_in_threadgroup.x;
 const int group = threadgroup_position_in_grid.x;
-"""
+""",
+)
 
 
 def available(count: int, width: int, dtype: mx.Dtype) -> bool:
@@ -237,32 +240,18 @@ def _launch(inputs: list[mx.array]) -> mx.array:
 def _kernel() -> Any:
     """The compiled kernel's launcher."""
     names = ["x", "w", "bias", "gamma", "beta", "onto", "what"]
-    if mx.metal.is_available():
-        return mx.fast.metal_kernel(_name(), names, ["y"], _METAL_START + _BODY, _METAL_HEADER)
-    return mx.fast.cuda_kernel(_name(), names, ["y"], _CUDA_START + _BODY, _CUDA_HEADER)
-
-
-def _name() -> str:
-    """MLX keeps compiled kernels on disk by their names alone: another source needs another one."""
-    return "rows_" + hashlib.sha256((_BODY + _CUDA_HEADER + _METAL_HEADER).encode()).hexdigest()[:12]
+    return gpu.kernel("rows", names, ["y"], _BODY, _CUDA, _METAL)
 
 
 @functools.cache
 def _works(size: int, dtype: mx.Dtype) -> bool:
     """Whether the kernel gives the right numbers on this device, tried on a small layer."""
-    try:
-        error = max(_error(size, dtype, *way) for way in _WAYS)
-        reason = f"it was {error:.1e} off" if not error <= _TOLERANCES[dtype] else ""
-    except (RuntimeError, ValueError) as failure:  # what MLX raises where it cannot compile or launch
-        reason = str(failure).strip().splitlines()[-1][:200]
-    if reason:
-        warnings.warn(
-            f"the kernel of linear layers for few rows does not work on this device ({reason}): MLX's own "
-            "operations are taken, and Whisper decodes a few windows at half the speed",
-            runtime.SlowRecurrenceWarning,
-            stacklevel=2,
-        )
-    return not reason
+    return gpu.works(
+        lambda: gpu.off(max(_error(size, dtype, *way) for way in _WAYS), _TOLERANCES[dtype]),
+        "the kernel of linear layers for few rows",
+        "MLX's own operations are taken, and Whisper decodes a few windows at half the speed",
+        runtime.SlowRecurrenceWarning,
+    )
 
 
 def _error(size: int, dtype: mx.Dtype, norm: bool, gelu: bool, onto: bool) -> float:

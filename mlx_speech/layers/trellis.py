@@ -11,7 +11,6 @@ P texts, T frames, N tokens, C columns.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_speech import runtime
+from mlx_speech.layers import gpu
 
 MAX_TOKENS = 1023
 """The largest N."""
@@ -114,28 +114,32 @@ if (thread == 0) {
   }
 }
 """
-_CUDA_HEADER = """
+_CUDA = gpu.Dialect(
+    header="""
 #define SHARED
 #define BARRIER __syncthreads()
 #define NEVER __int_as_float(0xff800000)
 #define THREADS 512
-"""
-_CUDA_START = """
+""",
+    start="""
 extern __shared__ float shared[];
 const int thread = threadIdx.x;
 const int group = blockIdx.x;
-"""
-_METAL_HEADER = """
+""",
+)
+_METAL = gpu.Dialect(
+    header="""
 #define SHARED threadgroup
 #define BARRIER threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)
 #define NEVER -INFINITY
 #define THREADS 512
-"""
-_METAL_START = """
+""",
+    start="""
 threadgroup float shared[4 * 1024 + THREADS];
 const int thread = thread_position_in_threadgroup.x;
 const int group = threadgroup_position_in_grid.x;
-"""
+""",
+)
 
 
 def best_states(
@@ -183,10 +187,7 @@ def available() -> bool:
 
 @functools.cache
 def _kernel() -> Any:
-    """The compiled kernel's launcher; MLX keeps it on disk by its name alone."""
-    name = "trellis_" + hashlib.sha256((_BODY + _CUDA_HEADER + _METAL_HEADER).encode()).hexdigest()[:12]
+    """The compiled kernel's launcher."""
     names = (["relative", "outside", "tokens", "table"], ["states", "codes"])
-    if mx.metal.is_available():
-        return mx.fast.metal_kernel(name, *names, _METAL_START + _BODY, _METAL_HEADER)
     room = 4 * (4 * (MAX_TOKENS + 1) + _THREADS)
-    return mx.fast.cuda_kernel(name, *names, _CUDA_START + _BODY, _CUDA_HEADER, shared_memory=room)
+    return gpu.kernel("trellis", *names, _BODY, _CUDA, _METAL, room)

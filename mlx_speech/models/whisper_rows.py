@@ -10,7 +10,6 @@ Letters: B rows, W windows of audio, H heads, T audio frames, D width.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_speech import runtime
-from mlx_speech.layers import rows
+from mlx_speech.layers import gpu, rows
 from mlx_speech.layers.attention import attend
 
 if TYPE_CHECKING:
@@ -143,19 +142,12 @@ def _parts(heads: int) -> tuple[Callable[..., Any], ...]:
 
 def _works(model: Whisper) -> bool:
     """Whether a step of the model comes out as by MLX's own operations, with a warning if not."""
-    try:
-        error = _error(model)
-        reason = f"it was {error:.1e} of the largest number off" if not error <= _TOLERANCE else ""
-    except (RuntimeError, ValueError) as failure:  # what MLX raises where it cannot compile or launch
-        reason = str(failure).strip().splitlines()[-1][:200]
-    if reason:
-        warnings.warn(
-            f"Whisper's step for few rows does not work on this device ({reason}): MLX's own operations are taken, "
-            "which decode a few windows at half the speed",
-            runtime.SlowRecurrenceWarning,
-            stacklevel=3,
-        )
-    return not reason
+    return gpu.works(
+        lambda: gpu.off(_error(model), _TOLERANCE, " of the largest number"),
+        "Whisper's step for few rows",
+        "MLX's own operations are taken, which decode a few windows at half the speed",
+        runtime.SlowRecurrenceWarning,
+    )
 
 
 def _error(model: Whisper) -> float:

@@ -8,7 +8,6 @@ nothing is computed twice; a problem for which they are too many is left to ``vi
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -17,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from mlx_speech import runtime
-from mlx_speech.layers import trellis
+from mlx_speech.layers import gpu, trellis
 from mlx_speech.stages import ctc
 
 CELLS = 1 << 22
@@ -103,18 +102,14 @@ def _kernel_works() -> bool:
         log_probs = np.log(rng.dirichlet(np.ones(6), frames)).astype(np.float32)
         problems.append(Problem(log_probs, rng.integers(1, 6, count), log_probs[:, 1:].max(1) - 2))
     room = np.empty(2 * (ctc.BLOCK + 51) * 642, np.float32)
-    try:
+
+    def check() -> str:
         pairs = zip(_by_kernel(problems, 0), _states(problems, 0, room), strict=True)
-        reason = "" if all(np.array_equal(a, b) for a, b in pairs) else "it found other paths"
-    except (RuntimeError, ValueError) as failure:  # what MLX raises where it cannot compile or launch
-        reason = str(failure).strip().splitlines()[-1][:200]
-    if reason:
-        warnings.warn(
-            f"the kernel that places letters does not work on this device ({reason}): the host places them",
-            runtime.SlowPlacingWarning,
-            stacklevel=2,
-        )
-    return not reason
+        return "" if all(np.array_equal(a, b) for a, b in pairs) else "it found other paths"
+
+    return gpu.works(
+        check, "the kernel that places letters", "the host places them", runtime.SlowPlacingWarning
+    )
 
 
 def _states(problems: Sequence[Problem], blank: int, room: np.ndarray) -> Iterator[np.ndarray]:

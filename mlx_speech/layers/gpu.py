@@ -1,0 +1,75 @@
+"""Kernels of our own for GPUs: made from one body of source for CUDA and Metal, and tried before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+
+class Dialect(NamedTuple):
+    """What one language has before a kernel and at its beginning: macros, and the names of its thread and group."""
+
+    header: str
+    start: str
+
+
+def on_cuda() -> bool:
+    """Whether a GPU is CUDA's rather than Metal's."""
+    return not mx.metal.is_available()
+
+
+def kernel(
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    body: str,
+    cuda: Dialect,
+    metal: Dialect,
+    shared_memory: int = 0,
+) -> Any:
+    """A kernel's launcher, compiled at its first use.
+
+    Args:
+        name: what it begins with: MLX keeps compiled kernels on disk by their names alone, so that another source
+            needs another one.
+        inputs: names of what it reads.
+        outputs: names of what it writes.
+        body: source that both languages share.
+        cuda: what surrounds it there.
+        metal: the same.
+        shared_memory: bytes for each of CUDA's blocks; Metal's source declares them.
+    """
+    source = "".join([body, *cuda, *metal])
+    name = f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    if on_cuda():
+        return mx.fast.cuda_kernel(
+            name, inputs, outputs, cuda.start + body, cuda.header, shared_memory=shared_memory
+        )
+    return mx.fast.metal_kernel(name, inputs, outputs, metal.start + body, metal.header)
+
+
+def off(error: float, tolerance: float, of: str = "") -> str:
+    """What is wrong with an error, a share ``of`` something; empty if it is within the tolerance. NaN is not."""
+    return "" if error <= tolerance else f"it was {error:.1e}{of} off"
+
+
+def works(check: Callable[[], str], what: str, instead: str, category: type[Warning]) -> bool:
+    """Whether a check finds nothing wrong, with a warning if it does.
+
+    Args:
+        check: answers what is wrong, or nothing; what MLX raises where it cannot compile or launch is wrong too.
+        what: is checked.
+        instead: what happens where it does not work.
+        category: of the warning.
+    """
+    try:
+        reason = check()
+    except (RuntimeError, ValueError) as failure:
+        reason = str(failure).strip().splitlines()[-1][:200]
+    if reason:
+        warnings.warn(f"{what} does not work on this device ({reason}): {instead}", category, stacklevel=3)
+    return not reason
