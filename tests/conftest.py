@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # before huggingface_hub is imported, which reads them once
@@ -82,3 +85,27 @@ def run(monkeypatch, capsys):
         return code, out, " ".join(err.split())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def as_program(tmp_path_factory) -> Callable[[str], Callable[[Sequence[np.ndarray]], bytes]]:
+    """Compiles C++ that runs a GPU kernel's source by threads: from arrays on its standard input to its output."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        pytest.skip("needs a C++ compiler")
+
+    def build(source: str) -> Callable[[Sequence[np.ndarray]], bytes]:
+        folder = tmp_path_factory.mktemp("kernel")
+        (folder / "kernel.cpp").write_text(source)
+        command = [compiler, "-std=c++20", "-O1", "-pthread", folder / "kernel.cpp", "-o", folder / "kernel"]
+        subprocess.run(command, check=True)
+
+        def run(arrays: Sequence[np.ndarray]) -> bytes:
+            given = b"".join(x.tobytes() for x in arrays)
+            return subprocess.run(
+                [folder / "kernel"], input=given, capture_output=True, check=True, timeout=120
+            ).stdout
+
+        return run
+
+    return build
