@@ -1,7 +1,7 @@
 """Whisper's speed, memory and words on a CPU: ours, mlx-whisper, faster-whisper, transformers, openai-whisper.
 
     python parity/bench_asr.py                               # all four parts, half an hour; parity/BENCH_ASR.md
-    python parity/bench_asr.py --models base --clips short   # one part; the others stay as they are in out/asr/
+    python parity/bench_asr.py --models base --clips short   # one part; the report keeps the others
     python parity/bench_asr.py --no-slow --rounds 1          # without mlx-whisper as installed; one run each
 
 Every contestant has a process of its own and all cores (asr_contestants.py). Greedy decoding at temperature 0
@@ -44,8 +44,10 @@ from asr_contestants import (
     TRANSFORMERS_8,
     Contestant,
 )
+from harness import revision, sections
 
 HERE = Path(__file__).resolve().parent
+REPORT = HERE / "BENCH_ASR.md"
 KEPT = HERE.parent / "out/asr"
 WORKER = HERE / "asr_contestants.py"
 ROUNDS = 3
@@ -224,7 +226,8 @@ def surroundings(loads: Sequence[float]) -> str:
     machine = f"{os.cpu_count()}-core {platform.machine()} CPU, {platform.system()}"
     today = datetime.datetime.now(datetime.timezone.utc).date()
     load = f"load {min(loads):.1f} to {max(loads):.1f}"
-    return f"{today}; {machine}, {load}; Python {platform.python_version()}, {versions}."
+    ours = f"mlx_speech of {revision()}"
+    return f"{today}; {machine}, {load}; {ours}, Python {platform.python_version()}, {versions}."
 
 
 TITLES = {
@@ -233,8 +236,15 @@ TITLES = {
 }
 
 
-def measure(model: str, clips: Sequence[str], slow: bool, rounds: int) -> None:
-    """Run the clips' contests of one size, and keep their sections."""
+def place(title: str) -> tuple[int, int]:
+    """Where a section stands in the report."""
+    size, clip = title.split(",")[0], title.split(": ", 1)[1]
+    return MODELS.index(size), list(TITLES.values()).index(clip)
+
+
+def measure(model: str, clips: Sequence[str], slow: bool, rounds: int) -> dict[str, str]:
+    """The sections of the clips' contests of one size, by title."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         subprocess.run([sys.executable, WORKER, "prepare", model, folder], check=True, cwd=HERE)
@@ -245,19 +255,19 @@ def measure(model: str, clips: Sequence[str], slow: bool, rounds: int) -> None:
             results = compete(model, clip, chosen, work, rounds)
             reference = (work / f"{clip}.txt").read_text(encoding="utf-8")
             body = results_table(clip, results, duration, reference)
-            title = f"## {model}, {duration:.0f} s: {TITLES[clip]}"
+            title = f"{model}, {duration:.0f} s: {TITLES[clip]}"
             about = surroundings([load, os.getloadavg()[0]])
-            section = f"{title}\n\n{body}\n\n{goals(clip, results)}\n\n{about}"
+            found[title] = f"{body}\n\n{goals(clip, results)}\n\n{about}"
             KEPT.mkdir(parents=True, exist_ok=True)
-            (KEPT / f"{model}-{clip}.md").write_text(section, encoding="utf-8")
             (KEPT / f"{model}-{clip}.json").write_text(
                 json.dumps([asdict(r) for r in results]), encoding="utf-8"
             )
-            print(section, flush=True)
+            print(f"## {title}\n\n{found[title]}", flush=True)
+    return found
 
 
 def main() -> None:
-    """Run what is asked for, and write BENCH_ASR.md of all parts that there are."""
+    """Run what is asked for, and write BENCH_ASR.md, which keeps what it said of the rest."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -266,8 +276,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--clips", nargs="+", default=list(TITLES), choices=list(TITLES))
     arguments = parser.parse_args()
+    slow = not arguments.no_slow and sys.platform == "linux"
+    found = sections(REPORT)
     for model in arguments.models:
-        measure(model, arguments.clips, not arguments.no_slow and sys.platform == "linux", arguments.rounds)
+        found |= measure(model, arguments.clips, slow, arguments.rounds)
     about = (
         "Written by `python parity/bench_asr.py`. Whisper in float32 (faster-whisper's int8 rows excepted), greedy "
         "at temperature 0 without fallback, language en, no prompt from earlier windows; each contestant in its "
@@ -275,10 +287,9 @@ def main() -> None:
         "transcripts, after openai-whisper's English normaliser. mlx_speech decodes 8 windows at a time where it "
         "has as many; transformers writes no timestamps."
     )
-    parts = [KEPT / f"{m}-{c}.md" for m in MODELS for c in TITLES]
-    sections = [p.read_text(encoding="utf-8") for p in parts if p.is_file()]
-    text = "\n\n".join(["# Speech recognition: speed", about, *sections]) + "\n"
-    (HERE / "BENCH_ASR.md").write_text(text, encoding="utf-8")
+    parts = [f"## {title}\n\n{found[title]}" for title in sorted(found, key=place)]
+    text = "\n\n".join(["# Speech recognition: speed", about, *parts]) + "\n"
+    REPORT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

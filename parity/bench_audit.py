@@ -3,8 +3,9 @@
     python parity/bench_audit.py            # transcribes what is not there yet, then the tables
     python parity/bench_audit.py --tables   # the audit anew over the transcripts that are there
 
-Transcripts stay in ``out/audit/`` (ignored by git). Each finding is held against the reference: speech without
-words is a true finding where the reference has words there, and words without speech are where it has none.
+Transcripts stay in ``out/audit/`` (ignored by git), by the commit of our code. Each finding is held against the
+reference: speech without words is a true finding where the reference has words there, and words without speech are
+where it has none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import mlx_speech  # isort: skip  # noqa: F401  (first: it loads the BLAS that MLX runs on in use)
 
 import argparse
+import datetime
 import os
 import pickle
 import re
@@ -20,11 +22,14 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from harness import revision, sections
+
 from mlx_speech.pipeline import Transcriber
 from mlx_speech.stages.audit import audit
 from mlx_speech.types import Finding, Span, Transcript
 
 HERE = Path(__file__).resolve().parent
+REPORT = HERE / "BENCH_AUDIT.md"
 KEPT = HERE.parent / "out/audit"
 AUDIO = Path(os.environ.get("MLX_SPEECH_DATA", HERE.parents[1] / "shared/data")) / "audio"
 SETS = (
@@ -45,7 +50,7 @@ def files() -> list[Path]:
 
 def kept(size: str, file: Path) -> Path:
     """Where a recording's transcript is."""
-    return KEPT / size / f"{file.parent.name}-{file.stem}.pickle"
+    return KEPT / revision() / size / f"{file.parent.name}-{file.stem}.pickle"
 
 
 def transcribe(size: str) -> None:
@@ -114,7 +119,8 @@ def table(size: str) -> str:
         "|---|---|---|---|---|",
         *listed,
     ]
-    return "\n".join([f"## whisper-{size}", "", *head, *rows, *(each if listed else [])])
+    about = f"{datetime.datetime.now(datetime.timezone.utc).date()}, mlx_speech of {revision()}."
+    return "\n".join([about, "", *head, *rows, *(each if listed else [])])
 
 
 def main() -> None:
@@ -125,15 +131,20 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="transcribe nothing")
     parser.add_argument("--sizes", nargs="+", default=SIZES, choices=SIZES)
     arguments = parser.parse_args()
-    for size in [] if arguments.tables else arguments.sizes:
-        transcribe(size)
+    found = sections(REPORT)
+    for size in arguments.sizes:
+        if not arguments.tables:
+            transcribe(size)
+        if (KEPT / revision() / size).is_dir():
+            found[f"whisper-{size}"] = table(size)
     about = (
         "Written by `python parity/bench_audit.py`: transcripts by Whisper with the default settings, words timed "
         "by the bundled aligner. "
         + (__doc__ or "").strip().split("\n\n")[-1].split(". ", 1)[1].replace("\n", " ")
     )
-    text = "\n\n".join(["# What the audit finds", about, *(table(s) for s in SIZES)]) + "\n"
-    (HERE / "BENCH_AUDIT.md").write_text(text, encoding="utf-8")
+    parts = [f"## {title}\n\n{body}" for title, body in sorted(found.items(), reverse=True)]  # tiny.en first
+    text = "\n\n".join(["# What the audit finds", about, *parts]) + "\n"
+    REPORT.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mlx_speech  # isort: skip  (first: it loads the BLAS)
 
+import datetime
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from statistics import median
 from time import perf_counter, process_time
 
 import numpy as np
+from harness import revision
 
 from mlx_speech import runtime
 
@@ -146,7 +148,8 @@ def write(found: dict[tuple[str, str], list[list[float]]]) -> None:
     lines = [
         "# Networks on a Linux CPU",
         "",
-        f"Written by `python parity/bench_cpu.py` on {cores} cores, load {os.getloadavg()[0]:.1f} at the end: "
+        f"Written by `python parity/bench_cpu.py` on {cores} cores, load {os.getloadavg()[0]:.1f} at the end, "
+        f"mlx_speech of {revision()}, {datetime.datetime.now(datetime.timezone.utc).date()}: "
         f"{WINDOWS} windows, float32, median of {ROUNDS} rounds that alternate. PyTorch: transformers, "
         "openai-whisper and pyannote.audio with the same weights.",
         "",

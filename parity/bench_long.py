@@ -2,7 +2,7 @@
 
     python parity/bench_long.py batched        # the hour, in batches of the stretches that the VAD finds
     python parity/bench_long.py sequential     # its first 20 minutes, as OpenAI's program does it
-    python parity/bench_long.py --tables       # the tables from what is there
+    python parity/bench_long.py --tables       # the tables from what is there; the report keeps the others
 
 The hour is made of utterances of LibriSpeech and LJ Speech, 0.3 to 2.5 s of faint noise between them, at offsets
 that are known to the sample. In each utterance the first and the last 10 ms frame within 35 dB of its loudest
@@ -31,6 +31,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from harness import revision, sections
 
 from mlx_speech.audio import SAMPLE_RATE, load_audio
 from mlx_speech.pipeline import Transcriber
@@ -38,6 +39,7 @@ from mlx_speech.stages.options import TranscribeOptions
 from mlx_speech.types import Transcript
 
 HERE = Path(__file__).resolve().parent
+REPORT = HERE / "BENCH_LONG.md"
 KEPT = HERE.parent / "out/long"
 AUDIO = Path(os.environ.get("MLX_SPEECH_DATA", HERE.parents[1] / "shared/data")) / "audio"
 SETS = ("librispeech_train/*.flac", "librispeech_test_other/*.flac", "ljspeech/*.wav")
@@ -139,8 +141,19 @@ def transcribe(way: str) -> None:
         "words": [[w.text, w.start, w.end] for w in transcript.words],
         "memory": memory.seen,
         "findings": _kinds(transcript),
+        "made": made(),
     }
     (KEPT / f"{way}.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def made() -> str:
+    """When, and of what."""
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    cores = f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the end"
+    return (
+        f"{today}, mlx_speech of {revision()}, mlx {metadata.version('mlx')}; {platform.machine()} CPU, "
+        f"{platform.system()}, {cores}."
+    )
 
 
 def _kinds(transcript: Transcript) -> dict[str, int]:
@@ -229,13 +242,12 @@ def table(way: str) -> str:
         f"95 %). More than a second off: {far[0]} starts, {far[1]} ends. Most resident: {most[0]:.0f} MiB in "
         f"the first half, {most[1]:.0f} MiB in the second. The audit's findings: {data['findings'] or 'none'}."
     )
-    return f"## {way}\n\n{text}\n\n" + "\n".join(lines)
+    return f"{text}\n\n{data['made']}\n\n" + "\n".join(lines)
 
 
 def write_tables() -> None:
-    """BENCH_LONG.md from what is kept."""
-    today = datetime.datetime.now(datetime.timezone.utc).date()
-    versions = f"mlx {metadata.version('mlx')}, {platform.machine()} CPU, {platform.system()}"
+    """BENCH_LONG.md from what is kept, and from what it said of the rest."""
+    found = sections(REPORT) | {w: table(w) for w in MINUTES if (KEPT / f"{w}.json").is_file()}
     about = (
         "Written by `python parity/bench_long.py`: Whisper tiny.en in float32 with Whisper's own word times, the "
         "defaults otherwise (fallback included). " + (__doc__ or "").split("\n\n")[2].replace("\n", " ")
@@ -243,11 +255,10 @@ def write_tables() -> None:
     parts = [
         "# An hour in one go",
         about,
-        f"{today}; {versions}.",
-        *(table(w) for w in MINUTES if (KEPT / f"{w}.json").is_file()),
+        *(f"## {way}\n\n{found[way]}" for way in MINUTES if way in found),
     ]
     text = "\n\n".join(p.strip() for p in parts) + "\n"
-    (HERE / "BENCH_LONG.md").write_text(text, encoding="utf-8")
+    REPORT.write_text(text, encoding="utf-8")
     print(text)
 
 

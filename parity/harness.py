@@ -1,9 +1,13 @@
-"""Rows of the parity report: ours against the original, each with its tolerance from tolerances.py."""
+"""Rows of the parity report, each with its tolerance from tolerances.py; what reports are made of."""
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +63,29 @@ def table(rows: Sequence[Row]) -> str:
     head = "| check | metric | measured | limit | | note |\n|---|---|---|---|---|---|\n"
     line = "| {0.check} | {0.metric} | {0.measured} | {0.limit} | {1} | {0.note} |"
     return head + "\n".join(line.format(r, "pass" if r.passed else "**FAIL**") for r in rows)
+
+
+def sections(report: Path) -> dict[str, str]:
+    """The parts of a report as it stands, by their ``##`` titles: those that a run leaves out stay."""
+    if not report.is_file():
+        return {}
+    parts = re.split(r"^## (.+)\n\n", report.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {k: v.strip() for k, v in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@cache
+def revision() -> str:
+    """The last commit that changed what is measured, with a ``+`` where files differ from it."""
+    ours = ("--", "mlx_speech", "converters")
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ("git", *arguments, *ours), cwd=Path(__file__).parents[1], capture_output=True, text=True
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("log", "-1", "--format=%h")
+    return commit + "+" * bool(git("status", "--porcelain")) if commit else "no commit"
 
 
 def _pair(ours: Any, theirs: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from harness import Row, table
+from harness import Row, revision, sections, table
 
 HERE = Path(__file__).resolve().parent
 REPORT = HERE / "REPORT.md"
@@ -85,20 +85,12 @@ def section(rows: list[Row], seconds: float) -> str:
     failed = sum(not r.passed for r in rows)
     verdict = f"{len(rows) - failed} of {len(rows)} rows pass" if failed else f"all {len(rows)} rows pass"
     today = datetime.datetime.now(datetime.timezone.utc).date()
-    return f"{verdict}; {today}, {seconds:.0f} s\n\n{table(rows)}\n"
+    return f"{verdict}; {today}, mlx_speech of {revision()}, {seconds:.0f} s\n\n{table(rows)}\n"
 
 
-def earlier_sections() -> dict[str, str]:
-    """The parts of the report as it stands, by script."""
-    if not REPORT.is_file():
-        return {}
-    parts = re.split(r"^## (\w+)\n\n", REPORT.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {k: v.rstrip("\n") + "\n" for k, v in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-def report(sections: dict[str, str]) -> str:
+def report(found: dict[str, str]) -> str:
     """The whole report: failures on top, then what it ran on, then every script's rows."""
-    failures = [line for body in sections.values() for line in body.splitlines() if FAILED in line]
+    failures = [line for body in found.values() for line in body.splitlines() if FAILED in line]
     head = "| check | metric | measured | limit | | note |\n|---|---|---|---|---|---|\n"
     top = f"{len(failures)} rows fail:\n\n{head}" + "\n".join(failures) if failures else "No row fails."
     parts = [
@@ -107,7 +99,7 @@ def report(sections: dict[str, str]) -> str:
         "limits and their reasons stand in `tolerances.py`.",
         top,
         surroundings(),
-        *(f"## {name}\n\n{body.strip()}" for name, body in sorted(sections.items())),
+        *(f"## {name}\n\n{body.strip()}" for name, body in sorted(found.items())),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -143,15 +135,15 @@ def main(wanted: list[str]) -> int:
     if unknown:
         print(f"no parity script for {', '.join(unknown)}; there are {', '.join(names())}", file=sys.stderr)
         return 2
-    sections = {k: v for k, v in earlier_sections().items() if k in names()}
+    found = {k: v for k, v in sections(REPORT).items() if k in names()}
     passed = True
     for name in wanted or names():
         begin = time.perf_counter()
         rows = in_own_process(name)
-        sections[name] = section(rows, time.perf_counter() - begin)
+        found[name] = section(rows, time.perf_counter() - begin)
         passed = passed and all(r.passed for r in rows)
-        print(f"## {name}\n\n{sections[name]}", flush=True)
-        REPORT.write_text(report(sections), encoding="utf-8")
+        print(f"## {name}\n\n{found[name]}", flush=True)
+        REPORT.write_text(report(found), encoding="utf-8")
     return 0 if passed else 1
 
 
