@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from mlx_speech import cli
 from mlx_speech.audio import load_audio
 from mlx_speech.cli import app
-from mlx_speech.errors import OptionError
+from mlx_speech.errors import AudioError, OptionError
 from mlx_speech.hub import ASSETS
 from mlx_speech.models.pyannet import PyanNetConfig
 from mlx_speech.models.wespeaker import WeSpeakerConfig
@@ -376,6 +377,27 @@ def test_names_that_lead_elsewhere_are_refused():
         mlx_speech.embed(np.zeros(16000, np.float32), "silero-vad")
     with pytest.raises(OptionError, match="PyanNet, where a WeSpeaker is wanted"):
         Diarizer.load(embedding="segmentation-3.0")
+
+
+@pytest.mark.parametrize("loud", [0.0, 0.01])
+def test_nobody_has_no_voice(diarizer, loud):
+    noise = (loud * np.random.default_rng(0).normal(size=32_000)).astype(np.float32)
+    with pytest.raises(AudioError, match="no speech is heard in it"):
+        mlx_speech.embed(noise, diarizer.embedding)
+    with pytest.raises(AudioError, match="an embedding takes"):
+        mlx_speech.embed(noise[:10], diarizer.embedding)
+
+
+def test_the_voices_of_files_where_nobody_speaks_are_not_printed(run, tmp_path):
+    silence = tmp_path / "silence.wav"
+    with wave.open(str(silence), "wb") as out:
+        out.setparams((1, 2, 16000, 0, "NONE", ""))
+        out.writeframes(bytes(64_000))
+    code, out, err = run(cli.main, "embed", silence, ASSETS / "demo/sense_and_sensibility.flac")
+    assert code == 1
+    assert f"{silence}: no speech is heard in it" in err
+    (line,) = out.splitlines()
+    assert json.loads(line)["file"].endswith("sense_and_sensibility.flac")
 
 
 def test_wishes_go_before_the_options(clip):

@@ -10,8 +10,6 @@ from mlx_speech.pipeline.diarizer import (
     DEFAULT_SEGMENTATION,
     Diarizer,
     diarize,
-    embed,
-    hear_voice,
 )
 from mlx_speech.pipeline.transcriber import (
     AUTO_VAD,
@@ -20,6 +18,7 @@ from mlx_speech.pipeline.transcriber import (
     Transcriber,
     transcribe,
 )
+from mlx_speech.pipeline.voice import embed, hear_voice
 
 __all__ = [
     "AUTO_VAD",

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from mlx_speech.audio import SAMPLE_RATE, as_audio
-from mlx_speech.errors import AudioError
+from mlx_speech.audio import as_audio
 from mlx_speech.hub import ASSETS
 from mlx_speech.loading import load
 from mlx_speech.models.pyannet import PyanNet
@@ -22,11 +18,10 @@ from mlx_speech.stages.diarize import (
     preset,
     segment_samples,
 )
-from mlx_speech.stages.embedding import embed_recording
 from mlx_speech.stages.identify import IdentifyOptions, identify, name_speakers, weights_digest
 from mlx_speech.stages.segmentation import Segmentation
 from mlx_speech.stages.vbx import PLDA
-from mlx_speech.types import Diarization, Span
+from mlx_speech.types import Diarization
 from mlx_speech.voices import Voices
 
 DEFAULT_SEGMENTATION = "segmentation-3.0"
@@ -157,48 +152,3 @@ def diarize(
         max_speakers=options.max_speakers if max_speakers is None else max_speakers,
     )
     return (diarizer or Diarizer.load()).diarize(audio, options, progress=progress)
-
-
-def embed(audio: AudioLike, model: str | WeSpeaker = DEFAULT_EMBEDDING) -> np.ndarray:
-    """The voice of a recording in which one person speaks.
-
-    Args:
-        audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
-        model: a WeSpeaker's name, or a loaded one.
-
-    Returns:
-        (256,) float32. Voices are compared by the cosine of their embeddings.
-
-    Raises:
-        AudioError: the recording cannot be read, or is too short.
-    """
-    embedder = expect(load(model), WeSpeaker, model) if isinstance(model, str) else model
-    return embed_recording(embedder, as_audio(audio))
-
-
-def hear_voice(
-    audio: AudioLike, embedder: WeSpeaker, spans: Iterable[Span], least: float = 2.0
-) -> tuple[np.ndarray, float]:
-    """The voice of somebody who speaks in parts of a recording.
-
-    Args:
-        audio: a path or an open binary file, in any container, or (T,) samples at 16 kHz.
-        embedder: a loaded WeSpeaker.
-        spans: where they speak.
-        least: seconds; less speech tells too little.
-
-    Returns:
-        (256,) float32, and the seconds of speech that it was made of.
-
-    Raises:
-        AudioError: the recording cannot be read, or there is too little speech.
-    """
-    samples = as_audio(audio)
-    parts = [samples[max(0, round(s.start * SAMPLE_RATE)) : round(s.end * SAMPLE_RATE)] for s in spans]
-    spoken = np.concatenate(parts) if parts else samples[:0]
-    seconds = len(spoken) / SAMPLE_RATE
-    if seconds < least:
-        raise AudioError(
-            f"only {seconds:.1f} s of speech: {least:g} s are needed to know a voice, 10 s are good"
-        )
-    return embed_recording(embedder, spoken), seconds
