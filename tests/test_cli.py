@@ -200,6 +200,18 @@ def test_vad_prints_spans(run):
     assert float(rows[-1][2]) > 20
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("a\tb.flac", r"a\tb.flac"), ("a\nb\r.flac", r"a\nb\r.flac"), (r"a\tb.flac", r"a\\tb.flac")],
+)
+def test_vad_prints_a_line_a_span_whatever_the_name(run, tmp_path, monkeypatch, name, written):
+    shutil.copy(CLIP, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = run(cli.main, "vad", name)
+    _, expected, _ = run(cli.main, "vad", CLIP)
+    assert out == expected.replace(str(CLIP), written)
+
+
 @pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="no standard input among the files")
 def test_a_hyphen_is_standard_input(run):
     program = "import mlx_speech.cli; mlx_speech.cli.main()"

@@ -12,6 +12,8 @@ from mlx_speech.cli.console import FAILED, app, complain_of
 from mlx_speech.cli.options import Files
 from mlx_speech.pipeline import DEFAULT_VAD, load_vad
 
+_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})  # as PostgreSQL writes tables
+
 
 @app.command()
 def vad(
@@ -25,7 +27,10 @@ def vad(
         str, typer.Option("--model", "-m", help="The speech detector, or 'pyannet'.")
     ] = DEFAULT_VAD,
 ) -> None:
-    """Print where speech is: file, start and end in seconds, separated by tabs."""
+    r"""Print where speech is: file, start and end in seconds, separated by tabs.
+
+    Each stretch is one line: in a file's name a tab is written \t, line breaks \n and \r, and a backslash \\.
+    """  # fmt: skip
     options = SpeechOptions(
         threshold=threshold,
         min_speech_duration=min_speech,
@@ -43,6 +48,6 @@ def vad(
             failed = True
             continue
         for span in spans:
-            print(f"{file}\t{span.start:.3f}\t{span.end:.3f}")
+            print(f"{str(file).translate(_ESCAPES)}\t{span.start:.3f}\t{span.end:.3f}")
     if failed:
         raise typer.Exit(FAILED)
