@@ -3,7 +3,7 @@
     python parity/diarize_networks.py            # every recording; those already there are left
     python parity/diarize_networks.py sim1       # those with this in their names
 
-Clustering takes seconds and the networks most of an hour on one core, so their outputs stay in
+Clustering takes seconds and the networks a quarter of an hour on one core, so their outputs stay in
 ``out/diarize/`` (ignored by git), under a name that changes with the code, the weights and the recording.
 
 pyannote.audio runs the trunk of its embedding network once a speaker; here once a window, which its model
