@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import mlx_speech_commands
 from mlx_speech import Finding, OptionError, cli
 from mlx_speech.audio import load_audio
 from mlx_speech.cli import console
@@ -27,6 +29,7 @@ from mlx_speech.converters import cli as convert_cli
 from mlx_speech.hub import ASSETS
 from mlx_speech.loading import load
 
+ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures" / "whisper"
 CLIP = ASSETS / "demo" / "sense_and_sensibility.flac"
 try:
@@ -386,6 +389,34 @@ def test_ctrl_c_tells_where_to_go_on_from(run, tmp_path, monkeypatch):
     kept = next(p for p in tmp_path.glob(".mlx-speech-*") if (p / "segmentation.npz").exists())
     assert code == 130
     assert f"stays in {kept}" in err
+    assert err.endswith(" interrupted")
+    monkeypatch.setattr("mlx_speech.cli.vad.load_vad", stop)
+    assert run(cli.main, "vad", CLIP) == (130, "", "interrupted")
+    monkeypatch.setattr("mlx_speech.cli.console.translated", stop)
+    assert run(cli.main, "vad", CLIP) == (130, "", "interrupted")
+
+
+@pytest.mark.parametrize("entry", ["speech", "convert"])
+def test_ctrl_c_while_a_command_is_imported_is_told_in_a_line(tmp_path, entry):
+    program = f"import mlx_speech_commands; mlx_speech_commands.{entry}()"
+    # numpy is among the first that is imported, and sends the signal as a user might
+    (tmp_path / "numpy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--version"], env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_that_a_shell_ignores_stays_ignored(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mlx-speech", "--version"])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit):
+            mlx_speech_commands.speech()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_help_shows_whole_names_in_a_narrow_terminal(run, monkeypatch):

@@ -46,6 +46,7 @@ STAGES = {
 FAILED = 1
 MISUSED = 2
 SUSPICIOUS = 3
+INTERRUPTED = 130
 
 
 @app.callback(invoke_without_command=True)
@@ -134,6 +135,13 @@ def run(application: typer.Typer) -> None:
         _show_whole_names()
     try:
         application(translated(sys.argv[1:]))
+    except KeyboardInterrupt:  # while the command line is being read
+        errors.print("interrupted")
+        sys.exit(INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer's, of Ctrl-C
+            errors.print("interrupted")
+        raise
     except OptionError as error:
         complain(str(error))
         sys.exit(MISUSED)

@@ -249,9 +249,11 @@ def telling_of_parts(journal: Journal) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = journal.folder and any(p.suffix in (".json", ".npz") for p in journal.folder.iterdir())
-        where = f": what is finished stays in {journal.folder}, and the same command goes on from there"
-        errors.print(f"interrupted{where if kept else ''}", markup=False)
+        if journal.folder and any(p.suffix in (".json", ".npz") for p in journal.folder.iterdir()):
+            errors.print(
+                f"what is finished stays in {journal.folder}, and the same command goes on from there",
+                markup=False,
+            )
         raise
 
 
