@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import wave
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx.utils import tree_flatten
 from typer.testing import CliRunner
 
 from mlx_speech import cli
@@ -23,7 +24,7 @@ from mlx_speech.cli import app
 from mlx_speech.errors import AudioError, OptionError
 from mlx_speech.hub import ASSETS
 from mlx_speech.models.pyannet import PyanNetConfig
-from mlx_speech.models.wespeaker import WeSpeakerConfig
+from mlx_speech.models.wespeaker import WeSpeaker, WeSpeakerConfig
 from mlx_speech.pipeline import Diarizer
 from mlx_speech.stages.cluster import NOBODY, AHCOptions, Clusters, SpeakerCountWarning, VBxOptions
 from mlx_speech.stages.diarize import (
@@ -398,6 +399,51 @@ def test_the_voices_of_files_where_nobody_speaks_are_not_printed(run, tmp_path):
     assert f"{silence}: no speech is heard in it" in err
     (line,) = out.splitlines()
     assert json.loads(line)["file"].endswith("sense_and_sensibility.flac")
+
+
+def test_vbx_wants_the_embedding_that_its_plda_was_trained_on(clip, tmp_path, run):
+    """The same network in half precision is that one; another, of as many dimensions, is not."""
+    names = {}
+    for name, dtype in (("same", mx.float16), ("other", mx.float32)):
+        network = mlx_speech.load("wespeaker-resnet34-LM")
+        if name == "other":
+            mx.random.seed(0)
+            network.seg_1.weight = mx.random.normal(network.seg_1.weight.shape)
+        names[name] = _kept(network, tmp_path / name, dtype)
+    assert Diarizer.load(embedding=names["same"]).plda is not None
+    other = Diarizer.load(embedding=names["other"])
+    missing = tmp_path / "missing.wav"  # it is told before anything is read
+    with pytest.raises(
+        OptionError, match=r"trained on wespeaker-resnet34-LM; take .* \(preset fast or 3\.1\)"
+    ):
+        other.diarize(missing, "community-1")
+    transcriber = mlx_speech.Transcriber(None, None, other.segmentation, None, other)
+    with pytest.raises(OptionError, match="VBx"):
+        transcriber._diarizing("community-1")
+    assert transcriber._diarizing(True) == transcriber._diarizing(None) == preset("fast")
+    assert transcriber._diarizing(False) is None
+    assert other.diarize(clip, "fast").speakers == ("SPEAKER_00",)
+    arguments = (
+        "diarize",
+        ASSETS / "demo/three_readers.flac",
+        "--embedding",
+        names["other"],
+        "-o",
+        tmp_path / "out",
+    )
+    code, _, err = run(cli.main, *arguments, "--preset", "community-1")
+    assert (code, f"for the embedding {names['other']!r}" in err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def _kept(network: WeSpeaker, folder: Path, dtype: mx.Dtype) -> str:
+    """A network in a folder, in this library's own layout."""
+    folder.mkdir()
+    value = {"format_version": 1, "family": "wespeaker", "config": asdict(network.config)}
+    (folder / "config.json").write_text(json.dumps(value))
+    arrays = {key: value.astype(dtype) for key, value in tree_flatten(network.parameters())}
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays)
+    return f"path:{folder}"
 
 
 def test_wishes_go_before_the_options(clip):

@@ -70,6 +70,7 @@ def diarize(
     targets = targets_for(files, output_dir)
     there_is_one(files)
     diarizer = diarizer_for(identify, identify_threshold, segmentation, embedding)
+    diarizer.check(options)
     prepare_folder(output_dir)
     failed = False
     for file in targets:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from mlx_speech.audio import as_audio
+import mlx.core as mx
+import numpy as np
+
+from mlx_speech.audio import SAMPLE_RATE, as_audio, load_audio
+from mlx_speech.errors import OptionError
 from mlx_speech.hub import ASSETS
 from mlx_speech.loading import load
 from mlx_speech.models.pyannet import PyanNet
 from mlx_speech.models.wespeaker import WeSpeaker
 from mlx_speech.pipeline.basis import AudioLike, Progress, expect, sparing, unheard
+from mlx_speech.stages.cluster import VBxOptions
 from mlx_speech.stages.diarize import (
     DEFAULT_PRESET,
     DiarizeOptions,
@@ -26,6 +31,12 @@ from mlx_speech.voices import Voices
 
 DEFAULT_SEGMENTATION = "segmentation-3.0"
 DEFAULT_EMBEDDING = "wespeaker-resnet34-LM"
+PLDA_EMBEDDING = DEFAULT_EMBEDDING
+"""Whose embeddings the bundled PLDA was trained on."""
+
+# the least cosine of two networks' embeddings of one voice for them to be one network in different precisions:
+# int8 and full precision have 0.99 in the middle, 0.94 for the shortest voices; networks trained apart about 0
+_ONE_NETWORK = 0.9
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class Diarizer:
 
     segmentation: PyanNet
     embedding: WeSpeaker
-    plda: PLDA
+    plda: PLDA | None
     voices: Voices | None = None
     identify: IdentifyOptions = field(default_factory=IdentifyOptions)
 
@@ -50,11 +61,12 @@ class Diarizer:
         voices: Voices | None = None,
         identify: IdentifyOptions | None = None,
     ) -> Diarizer:
-        """Load the two networks by name, and the PLDA that belongs to the bundled embedding.
+        """Load the two networks by name, and the PLDA if it belongs to the embedding.
 
         Args:
             segmentation: any name :func:`mlx_speech.load` takes that leads to a PyanNet.
-            embedding: the same for a WeSpeaker.
+            embedding: the same for a WeSpeaker. The bundled PLDA was trained on the bundled one, and serves it
+                in any precision; with others there is none, and VBx (``community-1``) is refused.
             voices: known ones; speakers who have them get their names.
             identify: how alike the voices must be.
 
@@ -69,10 +81,25 @@ class Diarizer:
         return cls(
             expect(load(segmentation), PyanNet, segmentation),
             model,
-            PLDA.load(ASSETS / "plda"),
+            PLDA.load(ASSETS / "plda") if embedding == PLDA_EMBEDDING or _serves(model) else None,
             voices,
             identify or IdentifyOptions(),
         )
+
+    def check(self, options: DiarizeOptions) -> DiarizeOptions:
+        """These options, if the models at hand can do what they ask for.
+
+        Raises:
+            OptionError: VBx, and the PLDA belongs to another embedding.
+        """
+        if isinstance(options.clustering, VBxOptions) and self.plda is None:
+            origin = getattr(self.embedding, "origin", None)
+            raise OptionError(
+                f"VBx (preset community-1) has no PLDA for the embedding {origin.name if origin else 'given'!r}: "
+                f"the bundled one was trained on {PLDA_EMBEDDING}; take that embedding, or centroid linkage "
+                "(preset fast or 3.1)"
+            )
+        return options
 
     def diarize(
         self,
@@ -96,9 +123,9 @@ class Diarizer:
 
         Raises:
             AudioError: the recording cannot be read.
-            OptionError: no preset has that name.
+            OptionError: no preset has that name, or it is not for this embedding.
         """
-        options = preset(options) if isinstance(options, str) else options
+        options = self.check(preset(options) if isinstance(options, str) else options)
         samples = as_audio(audio)
         report = sparing(samples, progress or unheard)
         if segmentation is None:
@@ -121,6 +148,16 @@ class Diarizer:
         """Who may be speaking within each window: the first half of :meth:`diarize`, and a speech detector."""
         options = preset(options) if isinstance(options, str) else options
         return segment_samples(self.segmentation, as_audio(audio), options, progress or unheard)
+
+
+def _serves(model: WeSpeaker) -> bool:
+    """Whether the bundled PLDA belongs to an embedding network: one voice is heard as by its own."""
+    own: WeSpeaker = load(PLDA_EMBEDDING)
+    if model.config.embedding != own.config.embedding:
+        return False
+    audio = mx.array(load_audio(ASSETS / "demo" / "sense_and_sensibility.flac")[None, : 5 * SAMPLE_RATE])
+    a, b = (np.array(network.embed(audio)[0, 0], np.float64) for network in (model, own))
+    return bool(a @ b >= _ONE_NETWORK * np.linalg.norm(a) * np.linalg.norm(b))
 
 
 def diarize(

@@ -230,11 +230,12 @@ class Transcriber:
         """How speakers are found; ``None`` for not at all."""
         if wish is None:
             wish = self.diarizer is not None
-        if wish is not False and self.diarizer is None:
+        if wish is False:
+            return None
+        if self.diarizer is None:
             raise OptionError("this transcriber has no diarizer: load it with diarize=True")
-        if isinstance(wish, bool):
-            return preset(DEFAULT_PRESET) if wish else None
-        return preset(wish) if isinstance(wish, str) else wish
+        named = DEFAULT_PRESET if wish is True else wish
+        return self.diarizer.check(preset(named) if isinstance(named, str) else named)
 
     def _windows(
         self,
