@@ -27,7 +27,7 @@ from mlx_speech import runtime
 
 REPORT = Path(__file__).with_name("BENCH_CPU.md")
 MINI = "weights/wav2vec2-mini-en"
-WINDOWS, ROUNDS = 4, 3
+WINDOWS, ROUNDS = 4, 9
 SIDES = ("ours", "ours without numba", "PyTorch")
 NAMES = (
     "wav2vec2-mini-en, 10 s",
