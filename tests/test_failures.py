@@ -19,7 +19,7 @@ import pytest
 from mlx_speech import Diarization, OutputError, Segment, Span, Transcript, Turn, Word, cli, write
 from mlx_speech.hub import ASSETS
 from mlx_speech.writers import DIARIZATION_WRITERS, WRITERS
-from mlx_speech.writers.files import prepare_folder
+from mlx_speech.writers.files import check_folder, prepare_folder
 
 DIARIZATION = Diarization(
     (Turn(0.0, 9.0, "A"),),
@@ -39,6 +39,7 @@ OUTPUTS = [
     *((DIARIZATION, name) for name in DIARIZATION_WRITERS),
 ]
 NOBODY = 65534
+CLIP = ASSETS / "demo" / "three_readers.flac"
 
 
 @contextmanager
@@ -89,20 +90,52 @@ def test_a_folder_that_takes_nothing_stays_as_it_is(locked, result, format):
 def test_it_is_told_before_any_work(locked):
     for folder in (locked, locked / "new" / "folder"):
         with pytest.raises(OutputError, match="results cannot be written there"):
+            check_folder(folder)
+        with pytest.raises(OutputError, match="results cannot be written there"):
             prepare_folder(folder)
     assert [p.name for p in locked.iterdir()] == ["talk.json"]
 
 
-@pytest.mark.parametrize("command", ["diarize", "align"])
-def test_commands_tell_it_before_any_work(run, tmp_path, command):
-    (tmp_path / "talk.txt").write_text("so he said")
-    locked = tmp_path / "talk.txt" / "out"
-    clip = ASSETS / "demo" / "three_readers.flac"
-    files = [clip] if command == "diarize" else [clip, tmp_path / "talk.txt"]
-    code, out, err = run(cli.main, command, *files, "-o", locked)
-    assert code == 1
-    assert "results cannot be written there" in err
-    assert "SPEAKER" not in out
+def test_trying_a_folder_leaves_nothing_there(tmp_path):
+    check_folder(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="results cannot be written there"):
+        check_folder(tmp_path / "link")
+
+
+COMMANDS = {
+    "transcribe": ["transcribe", CLIP, "-m", "no-such-model"],
+    "diarize": ["diarize", CLIP, "--embedding", "no-such-model"],
+    "align": ["align", CLIP, "talk.txt", "-m", "no-such-model"],
+    "demo": ["demo", "-m", "no-such-model"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_tell_it_before_models_are_loaded(run, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Path("talk.txt").write_text("so he said")
+    Path("out/three_readers.json").mkdir(parents=True)
+    for folder, said in (
+        ("talk.txt", "talk.txt: results cannot be written there (talk.txt is a file); name a folder"),
+        ("talk.txt/out", "talk.txt/out: results cannot be written there (talk.txt is a file)"),
+        ("out", "out/three_readers.json: a folder has this result's name"),
+    ):
+        code, _, err = run(cli.main, *COMMANDS[command], "-o", folder)
+        assert (code, said in err, "no model" in err) == (1, True, False)
+    assert "no model called" in run(cli.main, *COMMANDS[command], "-o", "new")[2]
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("voices", ["talk.txt/voices.json", "talk.txt"])
+def test_a_file_of_voices_that_cannot_be_is_told_before_any_work(run, tmp_path, monkeypatch, voices):
+    monkeypatch.chdir(tmp_path)
+    Path("talk.txt").write_text("so he said")
+    arguments = ["speakers", "enroll", "Anna", CLIP, "-m", "no-such-model", "--voices", voices]
+    code, _, err = run(cli.main, *arguments)
+    assert (code, "no model" in err) == (1, False)
+    assert "talk.txt" in err
 
 
 RUN = """

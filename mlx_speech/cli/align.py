@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlx_speech.cli.console import app, clock, errors, out, progress
-from mlx_speech.cli.formats import ALL, Formats, parse_formats, takes_write_options, write_all
+from mlx_speech.cli.formats import ALL, Formats, check_output, parse_formats, takes_write_options, write_all
 from mlx_speech.cli.options import Dir, MaxMemory, Quiet, standard_input
 from mlx_speech.errors import OptionError
 from mlx_speech.pipeline import Aligner
@@ -69,14 +69,15 @@ def align_command(
     """  # fmt: skip
     formats = parse_formats(format)
     options = AlignOptions(sentences=sentences, characters=characters, slack=slack, lag=lag)
+    code = language_code(language) if language else None
     text = read_transcript(transcript)
     target = output_dir / audio.stem
     names = list(WRITERS) if formats == [ALL] else formats
     if transcript.resolve() in {Path(f"{target}.{name}").resolve() for name in names}:
         raise OptionError(f"{transcript} would be overwritten: take another folder (--output-dir)")
+    check_output(output_dir, [target], formats)
     aligner = Aligner.load(model)
     prepare_folder(output_dir)
-    code = language_code(language) if language else None
     with progress(audio.name, quiet) as report:
         found = aligner.align(audio, text, options, language=code, progress=report)
     written = write_all(found, target, formats, how, audio)

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from mlx_speech import Transcriber
 from mlx_speech.cli.console import app, clock, out, progress
-from mlx_speech.cli.formats import ALL, write_all
+from mlx_speech.cli.formats import ALL, check_output, write_all
 from mlx_speech.cli.options import Model
 from mlx_speech.hub import ASSETS
 from mlx_speech.writers import WriteOptions
@@ -32,6 +32,8 @@ def demo(
 
     The clip is put together from public readings (assets/demo/LICENSE); they take turns, and one interrupts.
     """  # fmt: skip
+    if output_dir:
+        check_output(output_dir, [output_dir / DEMO_CLIP.stem], [ALL])
     transcriber = Transcriber.load(model, align="auto", diarize=True)
     if output_dir:
         prepare_folder(output_dir)

@@ -10,7 +10,7 @@ import typer
 
 from mlx_speech import Diarization, DiarizeOptions, Diarizer, MLXSpeechError
 from mlx_speech.cli.console import FAILED, app, clock, complain_of, count, errors, out, progress
-from mlx_speech.cli.formats import parse_formats
+from mlx_speech.cli.formats import check_output, parse_formats
 from mlx_speech.cli.options import (
     Dir,
     Files,
@@ -69,6 +69,7 @@ def diarize(
     options = preset(preset_name, **{name: value for name, value in wishes.items() if value is not None})
     targets = targets_for(files, output_dir)
     there_is_one(files)
+    check_output(output_dir, targets.values(), formats)
     diarizer = diarizer_for(identify, identify_threshold, segmentation, embedding)
     diarizer.check(options)
     prepare_folder(output_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from mlx_speech.cli.groups import takes
 from mlx_speech.errors import OptionError
 from mlx_speech.types import Transcript
 from mlx_speech.writers import WRITERS, WriteOptions, formats_for, write
+from mlx_speech.writers.files import check_folder, check_free
 
 ALL = "all"
 DEFAULT_FORMATS = "txt,json,srt,vtt,html"
@@ -108,6 +109,22 @@ def check_formats(formats: list[str], *, words: bool, speakers: bool) -> None:
             raise OptionError(f"--format {name} is made of speakers' turns: add --diarize")
         if needs == "words" and not words:
             raise OptionError(f"--format {name} is made of words' times: leave out --no-words")
+
+
+def check_output(folder: Path, targets: Iterable[Path], formats: list[str]) -> None:
+    """See that results can be put where they should be, before any work; nothing is made.
+
+    Args:
+        folder: where they go.
+        targets: each recording's path there, without its ending.
+        formats: from :func:`parse_formats`.
+
+    Raises:
+        OutputError: the folder takes no files, or a result's name is a folder's.
+    """
+    check_folder(folder)
+    names = list(WRITERS) if formats == [ALL] else formats
+    check_free(Path(f"{target}.{name}") for target in targets for name in names)
 
 
 def write_all(

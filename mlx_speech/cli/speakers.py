@@ -18,6 +18,7 @@ from mlx_speech.readers import read_turns
 from mlx_speech.stages.identify import THRESHOLD, IdentifyOptions, alone, similarities, weights_digest
 from mlx_speech.types import Diarization, Span, Voice
 from mlx_speech.voices import VARIABLE, Voices, change_voices, checked_name, default_path, load_voices
+from mlx_speech.writers.files import check_folder
 
 speakers = typer.Typer(
     help="Know people by their voices: 'transcribe --identify' and 'diarize --identify' then name them.",
@@ -69,8 +70,11 @@ def enroll(
         raise OptionError(
             "--turns belongs to one recording, and --speaker says whom of its speakers is meant"
         )
+    path = voices or default_path()
+    check_folder(path.parent)
+    load_voices(path)  # a damaged file is told of before anything is heard
     embedder = expect(mlx_speech.load(model), WeSpeaker, model)
-    digest, path = weights_digest(embedder), voices or default_path()
+    digest = weights_digest(embedder)
     heard = []
     for file in files:
         spans = _spans(file, speaker, turns)

@@ -39,6 +39,7 @@ from mlx_speech.cli.formats import (
     DEFAULT_FORMATS,
     Formats,
     check_formats,
+    check_output,
     parse_formats,
     takes_write_options,
     write_all,
@@ -205,6 +206,7 @@ def transcribe(
     there_is_one(files)
     talk = Talk(quiet, verbose, print_progress)
     targets = targets_for(files, output_dir)
+    check_output(output_dir, targets.values(), formats)
     transcriber = Transcriber.load(
         model,
         vad=vad,

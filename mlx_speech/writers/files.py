@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlx_speech.atomic import write_atomically
@@ -27,17 +30,51 @@ def replace_file(path: Path, text: str) -> None:
         ) from error
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make a folder, and try whether files can be put there before work is done for them.
+def check_folder(folder: Path) -> None:
+    """Try whether files can be put into a folder, or into what would be made for it, and leave nothing there.
 
     Raises:
         OutputError: they cannot.
     """
-    probe = folder / f".{secrets.token_hex(8)}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if place.is_file():
+        raise OutputError(f"{folder}: results cannot be written there ({place} is a file); name a folder.")
+    with _trying(folder):
+        probe = place / f".{secrets.token_hex(8)}.tmp"
         probe.touch()
         probe.unlink()
+
+
+def check_free(paths: Iterable[Path]) -> None:
+    """See that no folder has the name of a file to be written.
+
+    Raises:
+        OutputError: one has.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise OutputError(
+                f"{path}: a folder has this result's name; move it away or take another folder."
+            )
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder that files can be put into.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    with _trying(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
+
+
+@contextmanager
+def _trying(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise OutputError(
             f"{folder}: results cannot be written there ({error}); make it writable or take another folder."
