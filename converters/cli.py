@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mlx_speech import hub, runtime, weights
 from mlx_speech.cli.console import out, run
+from mlx_speech.cli.misspelt import Application
 from mlx_speech.cli.options import Dtype
 from mlx_speech.converters import _publish as publish
 from mlx_speech.converters._certificate import FILE as CERTIFICATE
@@ -26,7 +27,7 @@ from mlx_speech.loading import Opened, open_checkpoint, read_config
 from mlx_speech.quantization import DEFAULT_GROUP_SIZE, Quantization
 from mlx_speech.registry import CARDS, find_card
 
-app = typer.Typer(
+app = Application(
     help="Turn checkpoints of the originals into mlx_speech's own format.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from mlx_speech import OptionError, cli
+from mlx_speech import OptionError, TranscribeOptions, cli
+from mlx_speech.cli.misspelt import meant
 from mlx_speech.cli.spellings import REFUSED, translated
+from mlx_speech.converters import cli as convert_cli
 
 WHISPERX = json.loads((Path(__file__).parent / "fixtures/whisperx/options.json").read_text())["options"]
 EACH = [
@@ -80,3 +83,43 @@ def test_what_is_refused_is_theirs():
 def test_other_commands_keep_their_options():
     assert translated(["--version"]) == ["--version"]
     assert translated(["speakers", "list", "--device"]) == ["speakers", "list", "--device"]
+
+
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [
+        ("--clip", "--clip-timestamps"),
+        ("--clips", "--clip-timestamps"),
+        ("--beams", "--beam-size"),
+        ("--lang", "--language"),
+        ("--modle", "--model"),
+        ("--diarise", "--diarize"),
+        ("--prompt", "--initial-prompt"),
+        ("--output", "--output-dir"),
+    ],
+)
+def test_a_misspelt_option_is_told_what_it_may_be(run, monkeypatch, given, first):
+    code, out, err = run(cli.main, "transcribe", "talk.mp3", given, "1")
+    assert (code, out) == (2, "")
+    assert re.search(rf"No such option: {given} \(Possible options: .*{first}\b", err)
+    assert "--help" not in err.partition("Possible")[2]
+
+
+def test_what_is_like_nothing_gets_no_suggestion(run):
+    code, _, err = run(cli.main, "transcribe", "talk.mp3", "--zebra", "1")
+    assert (code, "No such option: --zebra" in err, "Possible" in err) == (2, True, False)
+    assert meant("--speakers", ["--num-speakers", "--speech-pad", "-s"]) == ["--num-speakers"]
+
+
+def test_other_commands_suggest_too(run):
+    assert "(Possible options: --threshold)" in run(cli.main, "vad", "a.wav", "--treshold", "1")[2]
+    assert "(Possible options: --voices)" in run(cli.main, "speakers", "list", "--voice", "a")[2]
+    assert "--quantize" in run(convert_cli.main, "convert", "a", "b", "--quant", "8")[2]
+
+
+@pytest.mark.parametrize("clips", ["5,3", "-1,3", "nan,3", "0,nan"])
+def test_clips_that_make_no_sense_are_told_by_their_option(run, clips):
+    code, _, err = run(cli.main, "transcribe", "talk.mp3", f"--clip-timestamps={clips}")
+    assert (code, "--clip-timestamps is (" in err, "start, end, start, end" in err) == (2, True, True)
+    with pytest.raises(OptionError, match="clips is"):
+        TranscribeOptions(clips=("0", "5"))

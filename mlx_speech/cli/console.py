@@ -19,11 +19,12 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 import mlx_speech
+from mlx_speech.cli.misspelt import Application
 from mlx_speech.cli.spellings import translated
 from mlx_speech.errors import MLXSpeechError, OptionError
 from mlx_speech.pipeline import Progress
 
-app = typer.Typer(
+app = Application(
     help="Who said what, when: speech recognition in pure MLX.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -98,6 +98,9 @@ _WRITTEN = {"temperature": "0,0.2,0.4,0.6,0.8,1", "suppress_tokens": "", "clips"
 """Defaults of what the command line writes otherwise than the fields."""
 
 
+_FLAGS = {"clips": "--clip-timestamps", "temperatures": "--temperature"}
+"""Fields whose options are called otherwise, for errors to name what was typed."""
+
 _SYMBOLS = -1  # openai-whisper's number for "the symbols"
 
 
@@ -123,8 +126,14 @@ def read_options(given: dict[str, Any]) -> TranscribeOptions:
     values["suppress_symbols"] = given["suppress_symbols"] or _SYMBOLS in tokens
     values["clips"] = _numbers(given["clips"], float, "--clip-timestamps", "0,12.5,60")
     names = {f.name for f in fields(DecodeOptions)}
-    decode = DecodeOptions(**{k: v for k, v in values.items() if k in names})
-    return TranscribeOptions(**{k: v for k, v in values.items() if k not in names}, decode=decode)
+    try:
+        decode = DecodeOptions(**{k: v for k, v in values.items() if k in names})
+        return TranscribeOptions(**{k: v for k, v in values.items() if k not in names}, decode=decode)
+    except OptionError as error:
+        field, _, rest = str(error).partition(" ")
+        if field not in _FLAGS:
+            raise
+        raise OptionError(f"{_FLAGS[field]} {rest}") from error
 
 
 def _numbers(text: str, kind: type[Any], option: str, example: str) -> tuple[Any, ...]:

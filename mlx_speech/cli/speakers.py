@@ -10,6 +10,7 @@ from rich.table import Table
 
 import mlx_speech
 from mlx_speech.cli.console import app, clock, errors, out
+from mlx_speech.cli.misspelt import Application
 from mlx_speech.cli.options import Files
 from mlx_speech.errors import AudioError, OptionError
 from mlx_speech.models.wespeaker import WeSpeaker
@@ -20,7 +21,7 @@ from mlx_speech.types import Diarization, Span, Voice
 from mlx_speech.voices import VARIABLE, Voices, change_voices, checked_name, default_path, load_voices
 from mlx_speech.writers.files import check_folder
 
-speakers = typer.Typer(
+speakers = Application(
     help="Know people by their voices: 'transcribe --identify' and 'diarize --identify' then name them.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

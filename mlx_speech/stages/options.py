@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from numbers import Real
 
 from mlx_speech.errors import OptionError
@@ -160,7 +161,11 @@ class TranscribeOptions:
         check_switches(self)
         if self.multilingual and self.language is not None:
             raise OptionError(f"multilingual detects languages; leave out language {self.language!r}")
-        if list(self.clips) != sorted(self.clips) or (self.clips and self.clips[0] < 0):
-            raise OptionError(f"clips {self.clips} must be seconds in ascending order")
+        numbers = isinstance(self.clips, Sequence) and all(isinstance(x, Real) for x in self.clips)
+        if not numbers or not all(a <= b for a, b in pairwise((0.0, *self.clips))):
+            raise OptionError(
+                f"clips is {self.clips!r}: it must be start, end, start, end … in seconds from 0 on, none less "
+                "than the one before"
+            )
         if self.hallucination_silence_threshold is not None and not (self.sequential and self.words):
             raise OptionError("hallucination_silence_threshold needs sequential and words")
