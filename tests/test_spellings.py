@@ -101,19 +101,21 @@ def test_other_commands_keep_their_options():
 def test_a_misspelt_option_is_told_what_it_may_be(run, monkeypatch, given, first):
     code, out, err = run(cli.main, "transcribe", "talk.mp3", given, "1")
     assert (code, out) == (2, "")
-    assert re.search(rf"No such option: {given} \(Possible options: .*{first}\b", err)
-    assert "--help" not in err.partition("Possible")[2]
+    told = err.partition("No such option")[2]  # whose words are the installed click's
+    assert re.search(rf"{first}\b", told)
+    assert "--help" not in told
 
 
 def test_what_is_like_nothing_gets_no_suggestion(run):
     code, _, err = run(cli.main, "transcribe", "talk.mp3", "--zebra", "1")
-    assert (code, "No such option: --zebra" in err, "Possible" in err) == (2, True, False)
+    assert code == 2
+    assert re.findall(r"--[\w-]+", err.partition("No such option")[2]) == ["--zebra"]
     assert meant("--speakers", ["--num-speakers", "--speech-pad", "-s"]) == ["--num-speakers"]
 
 
 def test_other_commands_suggest_too(run):
-    assert "(Possible options: --threshold)" in run(cli.main, "vad", "a.wav", "--treshold", "1")[2]
-    assert "(Possible options: --voices)" in run(cli.main, "speakers", "list", "--voice", "a")[2]
+    assert "--threshold" in run(cli.main, "vad", "a.wav", "--treshold", "1")[2]
+    assert "--voices" in run(cli.main, "speakers", "list", "--voice", "a")[2]
     assert "--quantize" in run(convert_cli.main, "convert", "a", "b", "--quant", "8")[2]
 
 
