@@ -136,12 +136,11 @@ def _decode(model: Any, features: Any, tokens: int) -> None:
     import mlx.core as mx
 
     state = model.start(features)
-    token = mx.full((features.shape[0], 1), SOT, mx.int32)
+    token = mx.full((features.shape[0],), SOT, mx.int32)
     end = mx.where(mx.arange(model.config.n_vocab) == SOT - 1, -1e9, 0.0)
     before = token
     for _ in range(tokens):
-        scores = model.logits(model.step(token, state)[:, -1]) + end
-        token = mx.argmax(scores, axis=-1)[:, None].astype(mx.int32)
+        token = mx.argmax(model.next(token, state) + end, axis=-1).astype(mx.int32)
         mx.async_eval(token)
         mx.eval(before)
         before = token

@@ -180,10 +180,22 @@ def half(ours: list[Line], theirs: list[Line]) -> str:
     """Tokens of whisper-base in half precision beside float32's."""
     found = [m for m in ours if m.get("section") == "f16"]
     rows = [
-        (m["dtype"], m["clip"], m["beam"], m["tokens"], f"{m['equal']} of {m['of']}", f"{m['seconds']:.2f} s")
+        (
+            m["dtype"], "one launch" if m["launched"] else "MLX's operations", m["together"], m["beam"],
+            f"{m['equal']} of {m['of']}", f"{m['same']} of {m['windows']}", f"{m['seconds']:.2f} s",
+        )
         for m in found
-    ]
-    return table(("dtype", "clip", "beam", "tokens", "equal to float32's", "time"), rows) if rows else ""
+    ]  # fmt: skip
+    header = ("dtype", "a token by", "windows together", "beams", "equal tokens", "equal windows", "time")
+    return table(header, rows) if rows else ""
+
+
+def step(ours: list[Line], theirs: list[Line]) -> str:
+    """Cycles of a token where it is one launch."""
+    found = [m for m in ours if m.get("section") == "step"]
+    names = [k for k in found[0] if k not in ("section", "model", "batch")] if found else []
+    rows = [(m["model"], m["batch"], *(m[k] for k in names)) for m in found]
+    return table(("model", "windows", *names), rows) if rows else ""
 
 
 TABLES = {
@@ -197,6 +209,7 @@ TABLES = {
     "lstm": lambda o, t: compared(o, t, ("lstm",)),
     "memory": limited,
     "half": half,
+    "step": step,
 }
 
 

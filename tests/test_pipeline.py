@@ -243,6 +243,8 @@ def test_a_gpu_decodes_what_its_memory_bears(transcriber, monkeypatch, memory, w
     assert stage.windows_together(transcriber.whisper) == windows
     # four more hypotheses of 448 positions each, beside the audio's 1500
     assert stage.windows_together(transcriber.whisper, DecodeOptions(beam_size=5).rows) == beams
+    monkeypatch.setattr(stage, "suits", lambda model: True)  # a step is one launch
+    assert stage.windows_together(transcriber.whisper) == min(windows, 64)
 
 
 @pytest.fixture

@@ -82,6 +82,13 @@ class KVCache:
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
 
+    @classmethod
+    def of(cls, k: mx.array, v: mx.array, length: int) -> KVCache:
+        """A cache with so many positions of keys and values (B, H, T, D), T at least as many."""
+        cache = cls()
+        cache.length, cache._keys, cache._values = length, k, v
+        return cache
+
     @property
     def batch(self) -> int:
         """Number of rows."""
@@ -89,11 +96,9 @@ class KVCache:
 
     def take(self, rows: mx.array) -> KVCache:
         """A cache of some of the rows (N,)."""
-        other = KVCache()
-        other.length = self.length
-        if self._keys is not None and self._values is not None:
-            other._keys, other._values = self._keys[rows], self._values[rows]
-        return other
+        if self._keys is None or self._values is None:
+            return KVCache()
+        return KVCache.of(self._keys[rows], self._values[rows], self.length)
 
     def filled(self) -> tuple[mx.array, mx.array]:
         """Keys and values so far, (B, H, length, D)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +24,29 @@ def on_cuda() -> bool:
     return not mx.metal.is_available()
 
 
+def processors() -> int:
+    """Multiprocessors of CUDA's default device: so many blocks are certain to run at once. 0 without one."""
+    return _attribute(16)
+
+
+def capability() -> int:
+    """The first number of the compute capability of CUDA's default device; 0 without one."""
+    return _attribute(75)
+
+
+@functools.cache
+def _attribute(which: int) -> int:
+    """One of ``CUdevice_attribute``, which MLX does not tell."""
+    found = ctypes.c_int(0)
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+        cuda.cuInit(0)
+        cuda.cuDeviceGetAttribute(ctypes.byref(found), which, 0)
+    except (OSError, AttributeError):
+        return 0
+    return found.value
+
+
 def kernel(
     name: str,
     inputs: Sequence[str],
@@ -34,8 +59,7 @@ def kernel(
     """A kernel's launcher, compiled at its first use.
 
     Args:
-        name: what it begins with: MLX keeps compiled kernels on disk by their names alone, so that another source
-            needs another one.
+        name: what its name begins with.
         inputs: names of what it reads.
         outputs: names of what it writes.
         body: source that both languages share.
@@ -43,13 +67,27 @@ def kernel(
         metal: the same.
         shared_memory: bytes for each of CUDA's blocks; Metal's source declares them.
     """
-    source = "".join([body, *cuda, *metal])
-    name = f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    name = _named(name, "".join([body, *cuda, *metal]))
     if on_cuda():
         return mx.fast.cuda_kernel(
             name, inputs, outputs, cuda.start + body, cuda.header, shared_memory=shared_memory
         )
     return mx.fast.metal_kernel(name, inputs, outputs, metal.start + body, metal.header)
+
+
+def cuda_kernel(name: str, inputs: Sequence[str], outputs: Sequence[str], body: str, header: str) -> Any:
+    """:func:`kernel` in CUDA alone."""
+    return mx.fast.cuda_kernel(_named(name, body + header), inputs, outputs, body, header)
+
+
+def bounded(threads: int) -> str:
+    """What tells CUDA's compiler how many threads a block of the kernel will have: MLX has no word for it."""
+    return f"#undef __global__\n#define __global__ __attribute__((global)) __launch_bounds__({threads})"
+
+
+def _named(name: str, source: str) -> str:
+    """A kernel's name with its source's digest: MLX keeps compiled kernels on disk by their names alone."""
+    return f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
 def off(error: float, tolerance: float, of: str = "") -> str:

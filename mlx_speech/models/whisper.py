@@ -23,7 +23,7 @@ from mlx_speech.layers.conv import conv1d
 from mlx_speech.layers.elementwise import gelu
 from mlx_speech.layers.layout import by_columns
 from mlx_speech.layers.norm import LayerNorm
-from mlx_speech.models.whisper_rows import prepare, step_rows
+from mlx_speech.models import whisper_rows, whisper_step
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,21 @@ class MultiHeadAttention(nn.Module):
         known = self.__dict__.get("_views")
         if plain and known and all(p.weight is v for p, v in zip(parts, known, strict=True)):
             return
-        joined = views = None
         if plain:
-            whole = mx.concatenate([p.weight for p in parts])
-            bias = mx.concatenate([self.query.bias, mx.zeros_like(self.query.bias), self.value.bias])
-            views = mx.split(whole, 3)
-            mx.eval(bias, views)
-            for part, view in zip(parts, views, strict=True):
-                part.weight = view
-            joined = whole, bias
-        object.__setattr__(self, "_joined", joined)
+            self.share(mx.concatenate([p.weight for p in parts]))
+        else:
+            object.__setattr__(self, "_joined", None)
+            object.__setattr__(self, "_views", None)
+
+    def share(self, whole: mx.array) -> None:
+        """Make the three weights views of an array that holds them all, one after another: (3D, D) or flat."""
+        bias = mx.concatenate([self.query.bias, mx.zeros_like(self.query.bias), self.value.bias])
+        whole = whole.reshape(-1, self.query.weight.shape[1])
+        views = mx.split(whole, 3)
+        mx.eval(whole, bias, views)
+        for part, view in zip((self.query, self.key, self.value), views, strict=True):
+            part.weight = view
+        object.__setattr__(self, "_joined", (whole, bias))
         object.__setattr__(self, "_views", views)
 
     def __call__(self, x: mx.array, k: mx.array, v: mx.array, *, causal: bool = False) -> mx.array:
@@ -288,31 +293,49 @@ class TextDecoder(nn.Module):
         self.ln = LayerNorm(c.n_text_state)
 
 
-@dataclass(frozen=True)
+@dataclass
 class DecoderState:
     """What decoding carries from step to step: self-attention caches, and the audio's keys and values.
 
-    The caches may hold several rows for each window of audio, one after another.
+    The caches may hold several rows for each window of audio, one after another. ``joined`` holds the words in
+    their place where a step is one launch.
     """
 
     self_attention: tuple[KVCache, ...]
     cross_attention: tuple[tuple[mx.array, mx.array], ...]
+    joined: whisper_step.Joined | None = None
 
     @property
     def length(self) -> int:
         """Number of positions decoded so far."""
-        return self.self_attention[0].length
+        return (self.joined or self.self_attention[0]).length
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return (self.joined or self.self_attention[0]).batch
+
+    def separate(self) -> None:
+        """Keep each layer's words by themselves again."""
+        if self.joined:
+            self.self_attention, self.joined = self.joined.separate(), None
+
+    def end(self) -> None:
+        """Let other decodings have what this one had to itself; it may go on still."""
+        if self.joined:
+            self.joined.turn.end()
 
     def take(self, rows: mx.array, windows: mx.array | None = None) -> DecoderState:
         """The state of some rows (N,), and of some of the windows that they hear; all of them by default."""
         cross = self.cross_attention
         if windows is not None:
             cross = tuple((_settled(k[windows], v[windows])) for k, v in cross)
-        return DecoderState(tuple(c.take(rows) for c in self.self_attention), cross)
+        joined = self.joined and self.joined.take(rows)
+        return DecoderState(tuple(c.take(rows) for c in self.self_attention), cross, joined)
 
     def repeat(self, times: int) -> DecoderState:
         """Each row so many times in a row. They go on hearing the same window: its keys are not repeated."""
-        rows = mx.repeat(mx.arange(self.self_attention[0].batch), times)
+        rows = mx.repeat(mx.arange(self.batch), times)
         return self.take(rows)
 
 
@@ -357,8 +380,8 @@ class Whisper(nn.Module):
 
     def start(self, features: mx.array) -> DecoderState:
         """A fresh decoding state for audio features (B, T, D)."""
-        if not runtime.on_cpu():
-            prepare(self)
+        if not runtime.on_cpu() and not whisper_step.prepare(self):
+            whisper_rows.prepare(self)
         return self.begin(features)
 
     def begin(self, features: mx.array) -> DecoderState:
@@ -378,9 +401,15 @@ class Whisper(nn.Module):
 
     def step(self, tokens: mx.array, state: DecoderState) -> mx.array:
         """Decode the next tokens (B, L) int32; returns hidden states (B, L, D) and advances ``state``."""
+        state.separate()
         x = self.embed(tokens, state.length)
-        y = step_rows(self, x[:, 0], state) if x.shape[1] == 1 else None
+        y = whisper_rows.step_rows(self, x[:, 0], state) if x.shape[1] == 1 else None
         return self.decoder.ln(self.blocks(x, state) if y is None else y[:, None])
+
+    def next(self, tokens: mx.array, state: DecoderState) -> mx.array:
+        """Decode one more token of each row (B,) int32; scores of what may follow (B, V) float32."""
+        scores = whisper_step.step(self, tokens, state)
+        return self.logits(self.step(tokens[:, None], state)[:, -1]) if scores is None else scores
 
     def blocks(self, x: mx.array, state: DecoderState) -> mx.array:
         """The decoder's blocks for embedded tokens (B, L, D); (B, L, D), and ``state`` is advanced."""

@@ -118,7 +118,7 @@ class TranscribeOptions:
         multilingual: detect the language of each window anew, for recordings that mix them.
         words: whether to time the words.
         batch_size: windows decoded together; by default 8 on a CPU, and on a GPU as many as its memory allows
-            without strain, up to 128.
+            without strain, up to 64 on CUDA in half precision, else 128.
         decode: how each window is decoded.
         sequential: decode window by window as OpenAI's program does, each beginning where the last one's
             words ended, instead of the stretches of speech in batches: slower, with text that hangs

@@ -62,7 +62,7 @@ class DeviceSteps:
 
     def feed(self, tokens: mx.array) -> None:
         """Give each row its next token (B,)."""
-        self.logits = self.model.logits(self.model.step(tokens[:, None], self.state)[:, -1])
+        self.logits = self.model.next(tokens, self.state)
 
     def reorder(self, rows: mx.array) -> None:
         """Go on from these rows (B,)."""
@@ -123,7 +123,11 @@ def begin(model: Whisper, features: mx.array, prompt: Prompt, width: int, limit:
     last, first = hidden[:, -1], hidden[:, prompt.start]
     decoder = host_decoder(model)
     if decoder is None:
-        yield DeviceSteps(model, state, last, first, width)
+        steps = DeviceSteps(model, state, last, first, width)
+        try:
+            yield steps
+        finally:
+            steps.state.end()
         return
     with Team() as team:
         yield HostSteps(

@@ -15,6 +15,7 @@ from mlx_speech.errors import OptionError
 from mlx_speech.features import SAMPLE_RATE, log_mel, pad_or_trim
 from mlx_speech.memory import fitting
 from mlx_speech.models.whisper import Whisper
+from mlx_speech.models.whisper_step import suits
 from mlx_speech.stages.decode import Decoded, decode, detect_language, is_silence
 from mlx_speech.stages.loops import without_loops
 from mlx_speech.stages.options import TranscribeOptions
@@ -22,7 +23,11 @@ from mlx_speech.stages.timing import Window, word_times
 from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
 from mlx_speech.types import Segment, Span
 
-_ON_CPU, _MOST_ON_GPU = 8, 128  # windows at once
+_ON_CPU, _MOST_ON_GPU, _MOST_LAUNCHED = (
+    8,
+    128,
+    64,
+)  # windows at once; where a step is one launch, more are no faster
 _BESIDE = 48 << 20  # bytes a window takes besides its keys and values, measured with word times
 _SHORTEST = 0.4  # seconds: a shorter leftover holds no phrase, and silence invites inventions
 _BROKEN_OFF = 2.0  # seconds: a window is made of speech, text that ends so long before it left some out
@@ -102,7 +107,8 @@ def windows_together(model: Whisper, rows: int = 1) -> int:
     window = 2 * c.n_text_layer * positions * c.n_text_state * model.dtype.size
     most = _ON_CPU
     if not runtime.on_cpu():
-        most = min(max(runtime.gpu_memory() // (16 * window), _ON_CPU), _MOST_ON_GPU)
+        limit = _MOST_LAUNCHED if suits(model) else _MOST_ON_GPU
+        most = min(max(runtime.gpu_memory() // (16 * window), _ON_CPU), limit)
     return fitting(2 * window + _BESIDE, most)
 
 
