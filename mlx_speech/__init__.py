@@ -3,6 +3,10 @@
 # ruff: noqa: E402  (an optimised BLAS must be loaded before mlx is imported)
 from __future__ import annotations
 
+from mlx_speech import interrupt
+
+interrupt.watch()
+
 from mlx_speech import runtime
 
 runtime.start()

@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import mlx_speech_commands
-from mlx_speech import Finding, OptionError, cli
+from mlx_speech import Finding, OptionError, cli, interrupt
 from mlx_speech.audio import load_audio
 from mlx_speech.cli import console
 from mlx_speech.cli.options import targets_for
@@ -396,9 +395,9 @@ def test_ctrl_c_tells_where_to_go_on_from(run, tmp_path, monkeypatch):
     assert run(cli.main, "vad", CLIP) == (130, "", "interrupted")
 
 
-@pytest.mark.parametrize("entry", ["speech", "convert"])
+@pytest.mark.parametrize("entry", ["mlx-speech", "mlx-convert"])
 def test_ctrl_c_while_a_command_is_imported_is_told_in_a_line(tmp_path, entry):
-    program = f"import mlx_speech_commands; mlx_speech_commands.{entry}()"
+    program = f"import sys; sys.argv[0] = '/usr/bin/{entry}'; import mlx_speech.cli"
     # numpy is among the first that is imported, and sends the signal as a user might
     (tmp_path / "numpy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
@@ -412,9 +411,27 @@ def test_ctrl_c_that_a_shell_ignores_stays_ignored(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mlx-speech", "--version"])
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with pytest.raises(SystemExit):
-            mlx_speech_commands.speech()
+        interrupt.watch()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_an_exception_again_once_a_command_begins(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mlx-speech", "--version"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupt.watch()
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        monkeypatch.setattr(sys, "argv", ["my-program"])
+        interrupt.watch()  # a program that imports us has its own way
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -22,11 +22,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, CONVERTERS = ROOT / "mlx_speech", ROOT / "converters"
 TOP = "__init__"
-COMMANDS = "mlx_speech_commands"
 
 # A room may import those before it, and itself. Beside the line of DESIGN.md stand the rooms it leaves open.
 ORDER = [
-    {"types", "errors"},
+    {"types", "errors", "interrupt"},
     {"memory", "atomic"},
     {"runtime", "registry", "weights", "writers", "readers", "voices", "spool"},
     {"audio", "features", "hub", "quantization"},
@@ -303,7 +302,7 @@ def wheel(tmp_path_factory) -> zipfile.Path:
     source = folder / "source"
     shutil.copytree(PACKAGE, source / "mlx_speech", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(CONVERTERS, source / "converters", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (f"{COMMANDS}.py", "pyproject.toml", "README.md", "LICENSE", "THIRD_PARTY_LICENSES.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "THIRD_PARTY_LICENSES.md"):
         shutil.copyfile(ROOT / name, source / name)
     done = subprocess.run(
         [
@@ -333,7 +332,6 @@ def test_the_wheel_holds_one_package_and_where_its_commands_begin(wheel):
     found = sorted(p.name for p in wheel.iterdir())
     assert found == [
         "mlx_speech",
-        f"{COMMANDS}.py",
         f"mlx_speech_pipeline-{mlx_speech.__version__}.dist-info",
     ]
 
@@ -359,7 +357,7 @@ def test_the_wheel_carries_its_licences(wheel):
     licences = {str(p.relative_to(info / "licenses")) for p in (info / "licenses").rglob("*") if p.is_file()}
     assert {"LICENSE", "THIRD_PARTY_LICENSES.md", "mlx_speech/assets/silero-vad/LICENSE"} <= licences
     assert "License-Expression: MIT" in (info / "METADATA").read_text(encoding="utf-8")
-    assert f"{COMMANDS}:speech" in (info / "entry_points.txt").read_text()
+    assert "mlx_speech.cli:main" in (info / "entry_points.txt").read_text()
 
 
 def test_the_wheel_works_by_itself(wheel, tmp_path):

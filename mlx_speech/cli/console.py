@@ -19,6 +19,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 import mlx_speech
+from mlx_speech import interrupt
 from mlx_speech.cli.misspelt import Application
 from mlx_speech.cli.spellings import translated
 from mlx_speech.errors import MLXSpeechError, OptionError
@@ -127,6 +128,7 @@ def count(number: int, thing: str) -> str:
 
 def run(application: typer.Typer) -> None:
     """Run a command; what this library raises on purpose is told in one line, not as a traceback."""
+    interrupt.leave()
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":

@@ -23,11 +23,8 @@ from mlx_speech.stages.timing import Window, word_times
 from mlx_speech.stages.tokenizer import TIME_PRECISION, Tokenizer
 from mlx_speech.types import Segment, Span
 
-_ON_CPU, _MOST_ON_GPU, _MOST_LAUNCHED = (
-    8,
-    128,
-    64,
-)  # windows at once; where a step is one launch, more are no faster
+_ON_CPU, _MOST_ON_GPU = 8, 128  # windows at once
+_MOST_LAUNCHED = 64  # where a step is one launch: more are no faster
 _BESIDE = 48 << 20  # bytes a window takes besides its keys and values, measured with word times
 _SHORTEST = 0.4  # seconds: a shorter leftover holds no phrase, and silence invites inventions
 _BROKEN_OFF = 2.0  # seconds: a window is made of speech, text that ends so long before it left some out
