@@ -14,8 +14,9 @@ import sys
 from mlx_speech.errors import OptionError
 
 CACHE_VARIABLE = "MLX_SPEECH_CACHE_LIMIT"
-DEFAULT_CACHE_LIMIT = 1 << 30  # bytes; MLX's own default grows with the work until memory is full
 MIB = 1 << 20
+DEFAULT_CACHE_LIMIT = {"gpu": 1024 * MIB, "cpu": 256 * MIB}
+"""Bytes by device: MLX's own default grows with the work until memory is full. More does not speed up a CPU."""
 LEAST = 1000 * MIB
 """The least limit: Python, the libraries, small models and one window of each stage."""
 
@@ -65,7 +66,10 @@ def cache_limit() -> int:
     Raises:
         OptionError: the variable is not a whole number.
     """
-    value = os.environ.get(CACHE_VARIABLE, str(DEFAULT_CACHE_LIMIT))
+    import mlx.core as mx
+
+    device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
+    value = os.environ.get(CACHE_VARIABLE, str(DEFAULT_CACHE_LIMIT[device]))
     if not value.isdigit():
         raise OptionError(f"{CACHE_VARIABLE}={value!r} is not a number of bytes")
     return int(value) if _limit is None else min(int(value), _limit // 8)

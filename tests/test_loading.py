@@ -297,4 +297,4 @@ def test_a_cache_limit_that_is_no_number_is_refused(monkeypatch, value):
 def test_the_cache_limit_is_set(monkeypatch):
     monkeypatch.setenv(memory.CACHE_VARIABLE, "123456")
     runtime.prepare()
-    assert mx.set_cache_limit(memory.DEFAULT_CACHE_LIMIT) == 123456
+    assert mx.set_cache_limit(memory.DEFAULT_CACHE_LIMIT["cpu"]) == 123456

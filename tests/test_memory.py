@@ -34,7 +34,7 @@ def test_amounts_of_memory(limit, text, value):
     limit(text)
     assert memory._limit == value
     assert mx.set_memory_limit(value) == value
-    assert memory.cache_limit() == min(memory.DEFAULT_CACHE_LIMIT, value // 8)
+    assert memory.cache_limit() == min(memory.DEFAULT_CACHE_LIMIT["cpu"], value // 8)
 
 
 @pytest.mark.parametrize("text", ["much", "4 XB", "-4GB", "", "GB", "0", "999KB", "500MB", "999MiB"])
@@ -100,3 +100,11 @@ def test_a_gpu_takes_as_many_windows_as_its_memory_bears(monkeypatch, limit, gig
     assert runtime.at_once(32 << 20, 4, 128) == windows
     limit("1500MiB")
     assert runtime.at_once(32 << 20, 4, 128) <= min(windows, 21)
+
+
+def test_a_gpu_keeps_more_for_later(monkeypatch):
+    monkeypatch.delenv(memory.CACHE_VARIABLE, raising=False)
+    monkeypatch.setattr(memory, "_limit", None)
+    assert memory.cache_limit() == memory.DEFAULT_CACHE_LIMIT["cpu"]
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    assert memory.cache_limit() == memory.DEFAULT_CACHE_LIMIT["gpu"]

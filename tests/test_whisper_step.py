@@ -45,6 +45,9 @@ int main() {
   std::vector<Half> kv(L * 2 * R * D), room(7 * R * D);
   std::vector<float> scores(R * V, NAN), part(R * H * shares * PART, NAN);
   int arrived = 7 * blocks;
+  known = {of(tokens), of(embedding), of(positions), of(gains), of(vectors), of(ends), of(cache), of(kv), of(room),
+           of(part)};
+  for (auto& a : many) known.push_back(of(a));
   Step<Half> s{tokens.data(), embedding.data(), positions.data(), places.data(), gains.data(), vectors.data(),
                ends.data(), cache.data(), places.data() + L, scores.data(), kv.data(), room.data(), part.data(),
                R, W, H, L, length, C, F, shares, V};
@@ -102,7 +105,7 @@ def plain(model, tokens, state):
 @pytest.mark.parametrize(
     ("windows", "width", "shares", "blocks", "tiles"),
     [
-        (1, 1, 4, 3, 1),
+        (1, 1, 3, 3, 1),  # shares of unlike sizes
         (2, 3, 2, 5, 1),  # rows that hear the same
         (3, 1, 1, 2, 1),
         (9, 2, 1, 3, 8),
@@ -366,6 +369,42 @@ def test_a_launch_that_does_not_work_is_left(device, how, message):
         found = decode(model, features)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert Turn.take() is not None
+
+
+def test_what_the_kernel_is_given(monkeypatch):
+    calls = []
+
+    def kernel(name, names, outputs, body, header):
+        def call(inputs, output_shapes, output_dtypes, **how):
+            given = dict(zip(names, inputs, strict=True))
+            calls.append((given, dict(zip(outputs, output_shapes, strict=True)), how))
+            return [mx.zeros(s, d) for s, d in zip(output_shapes, output_dtypes, strict=True)]
+
+        return call
+
+    monkeypatch.setattr(gpu, "cuda_kernel", kernel)
+    monkeypatch.setattr(gpu, "processors", lambda: 132)
+    whisper_step._kernel.cache_clear()
+    model = whisper()
+    known = whisper_step.layout(model)
+    for rows, tiles, shares in ((2, 1, 8), (9, 8, 7)):
+        state = model.begin(mx.zeros((rows, 20, 128), mx.float16))
+        model.step(mx.zeros((rows, 3), mx.int32), state)
+        joined = Joined.of(state.self_attention, Turn.take())
+        scores, kv = whisper_step.launch(known, mx.arange(rows), joined, state.cross_attention)
+        given, shapes, how = calls.pop()
+        assert [given[f"w{n}"] for n in range(2)] == [*known.weights]
+        assert [given[f"audio{n}"] for n in range(4)] == [a for pair in state.cross_attention for a in pair]
+        assert given["cache"] is joined.memory
+        assert given["arrived"] is joined.turn.arrived
+        assert (given["length"][0].item(), given["shares"][0].item()) == (3, shares)
+        assert (given["tokens"].dtype, given["embedding"]) == (mx.int32, known.embedding)
+        assert shapes["part"] == (rows * 2 * shares, whisper_step.PART)
+        assert (scores.shape, kv.shape) == ((rows, 60), (2, 2, rows, 2, 1, 64))
+        assert how["template"] == [("T", mx.float16), ("NT", tiles)]
+        assert how["grid"] == (132 * 256, 1, 1)
+        del joined
+    whisper_step._kernel.cache_clear()
 
 
 def test_audio_is_cut_so_that_few_blocks_are_idle():
