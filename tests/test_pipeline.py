@@ -98,6 +98,13 @@ def test_gaps_are_left_where_they_are_not_to_be_filled(transcriber, ends_early, 
     assert len(ends_early) == 1
 
 
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("clips", [(60.0,), (30.0, 40.0), (5.0, 5.0)])
+def test_clips_that_lie_nowhere_in_a_recording_are_refused(transcriber, clips, sequential):
+    with pytest.raises(OptionError, match=r"none lies in the recording, which lasts 24\.7\d s"):
+        transcriber.transcribe(CLIP, TranscribeOptions(clips=clips, sequential=sequential))
+
+
 def test_every_written_word_has_a_time_inside_its_segment(transcript):
     for segment in transcript.segments:
         assert " ".join(w.text for w in segment.words) == segment.text

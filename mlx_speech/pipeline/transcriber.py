@@ -119,7 +119,8 @@ class Transcriber:
 
         Raises:
             AudioError: the recording cannot be read.
-            OptionError: the model cannot do what the options ask for, or there is no diarizer.
+            OptionError: the model cannot do what the options ask for, there is no diarizer, or no clip lies in
+                the recording.
         """
         options = self._reading(options or TranscribeOptions())
         speakers = self._diarizing(diarize)
@@ -127,6 +128,7 @@ class Transcriber:
         tell("read", 0.0, 0.0)
         samples = as_audio(audio)  # decoded once, for all stages
         duration = len(samples) / SAMPLE_RATE
+        _check_clips(options.clips, duration)
         report = sparing(samples, tell)
         report("read", duration, duration)
         with self._journal(resume, samples, (options, speech, speakers)) as journal:
@@ -255,6 +257,12 @@ class Transcriber:
         windows = merge_spans(spans, how[1].chunk_size, probabilities=probabilities)
         report("speech", duration, duration)
         return spans, windows
+
+
+def _check_clips(clips: Sequence[float], duration: float) -> None:
+    if clips and not clip_spans([Span(0.0, duration)], clips):
+        given = ", ".join(f"{t:g}" for t in clips)
+        raise OptionError(f"clips {given}: none lies in the recording, which lasts {duration:.2f} s")
 
 
 def _aligned(options: TranscribeOptions) -> bool:
