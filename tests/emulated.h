@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -26,11 +27,16 @@ struct Warp {
   Meeting meeting{32};
   unsigned passed[32][6];
 };
+struct Copy {
+  uint4 *to, value;
+};
 struct Lane {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   Warp* warp;
   int number;
+  std::vector<Copy> begun;
+  std::deque<std::vector<Copy>> copies;
   bool done = false;
 };
 static Lane* now;
@@ -80,6 +86,18 @@ DEVICE uint4 fetch(const void* from, bool wanted) {
   exit(1);
 }
 DEVICE uint4 fetch_new(const void* from, bool wanted) { return fetch(from, wanted); }
+// Copies are made as late as may be: what reads before them finds no number.
+DEVICE void copy(uint4* to, const void* from, bool wanted) {
+  memset(to, 0xff, 16);
+  now->begun.push_back({to, fetch(from, wanted)});
+}
+DEVICE void end_copies() { now->copies.push_back(std::move(now->begun)); now->begun.clear(); }
+template <int GROUPS>
+DEVICE void wait_for_copies() {
+  for (; now->copies.size() > GROUPS; now->copies.pop_front()) {
+    for (const Copy& c : now->copies.front()) *c.to = c.value;
+  }
+}
 template <typename T>
 DEVICE float read_new(const T* from) { return float(*from); }
 DEVICE float power_of_2(float x) { return std::exp2(x); }
@@ -147,7 +165,7 @@ static void begin(int block, int thread, int blocks, int threads, float* memory,
 static void run_blocks(int blocks, int warps, int* arrived, std::function<void(Here&)> work) {
   work_of_all = work;
   const int threads = 32 * warps;
-  std::vector<std::vector<float>> memory(blocks, std::vector<float>(12288, NAN));
+  std::vector<std::vector<float>> memory(blocks, std::vector<float>(16384, NAN));
   std::vector<Meeting> meetings(blocks, Meeting{threads});
   std::vector<Warp> all(blocks * warps);
   std::vector<Lane> lanes(blocks * threads);

@@ -75,9 +75,13 @@ def kernel(
     return mx.fast.metal_kernel(name, inputs, outputs, metal.start + body, metal.header)
 
 
-def cuda_kernel(name: str, inputs: Sequence[str], outputs: Sequence[str], body: str, header: str) -> Any:
-    """:func:`kernel` in CUDA alone."""
-    return mx.fast.cuda_kernel(_named(name, body + header), inputs, outputs, body, header)
+def cuda_kernel(
+    name: str, inputs: Sequence[str], outputs: Sequence[str], body: str, header: str, shared_memory: int = 0
+) -> Any:
+    """:func:`kernel` in CUDA alone, from its body and what stands before it."""
+    return mx.fast.cuda_kernel(
+        _named(name, body + header), inputs, outputs, body, header, shared_memory=shared_memory
+    )
 
 
 def bounded(threads: int) -> str:

@@ -8,15 +8,19 @@
 
 constexpr int WIDTH = 64;        // of a head
 constexpr int PART = WIDTH + 4;  // floats of a head's share of an attention: maximum, sum, two spare, values
-constexpr int AHEAD = 8;         // keys that a thread reads at once
-constexpr int MOST_SHARES = 8;   // of an attention's audio
+constexpr int SETS = 3, SET = 4;  // keys that a lane has under way: while it takes a set, the others are read
+constexpr int MOST_SHARES = 8;    // of an attention's audio
 constexpr float NEVER = -1e30f;
 
-// Groups of eight rows that are summed up together, one thread a sum; floats from row to row, that no two lanes meet
-// in a bank; and floats that a block needs for it.
+// Floats of a block's memory. For products: groups of eight rows that are summed up together, one thread a sum, from
+// row to row so many that no two lanes meet in a bank. For attention: what each warp found, and keys and values.
 DEVICE constexpr int together_of(int groups) { return groups < WARPS / 4 ? groups : WARPS / 4; }
 constexpr int PITCH = 20;
-DEVICE constexpr int room_of(int groups) { return WARPS * (8 * together_of(groups) * PITCH + 16 * groups); }
+constexpr int RING = SETS * SET * 2 * 32;  // of 16 bytes, a warp
+DEVICE constexpr int memory_of(int groups) {
+  const int product = 8 * together_of(groups) * PITCH + 16 * groups, attention = PART + 4 * RING;
+  return WARPS * (product > attention ? product : attention);
+}
 
 template <typename T>
 DEVICE void unpack8(const uint4& v, float* x, T type) {
@@ -277,18 +281,27 @@ DEVICE void multiply_tiles(Here& me, const Linear<T>& layer) {
   me.arrive();
 }
 
-// Several groups of 16 outputs at once where that makes fewer rounds; a round of them takes longer by some tenths.
+// Rounds of tiles, each the longer the more it has to read.
+template <int NT>
+DEVICE int cost_of(const Here& me, int outputs, int rows, int groups) {
+  const int high = (outputs + 16 * groups - 1) / (16 * groups), wide = (rows + 8 * NT - 1) / (8 * NT);
+  return (high * wide + me.blocks - 1) / me.blocks * (16 * groups + 8 * NT + 30);
+}
+
+// As many groups of 16 outputs at once as cost least.
 template <int NT, typename T>
 DEVICE void product(Here& me, const Linear<T>& layer) {
-  constexpr int MANY = 2, TENTHS = 13;
-  const int groups = (layer.outputs + 15) / 16, wide = (layer.rows + 8 * NT - 1) / (8 * NT);
-  const int rounds = (groups * wide + me.blocks - 1) / me.blocks;
-  const int fewer = ((groups + MANY - 1) / MANY * wide + me.blocks - 1) / me.blocks;
-  if (fewer * TENTHS < rounds * 10) {
-    multiply_tiles<NT, MANY>(me, layer);
-  } else {
-    multiply_tiles<NT, 1>(me, layer);
+  constexpr int MOST = NT == 1 ? 2 : 3;
+  int best = 1, least = cost_of<NT>(me, layer.outputs, layer.rows, 1);
+  for (int groups = 2; groups <= MOST; ++groups) {
+    const int cost = cost_of<NT>(me, layer.outputs, layer.rows, groups);
+    if (cost >= least) continue;
+    best = groups;
+    least = cost;
   }
+  if (best == 1) multiply_tiles<NT, 1>(me, layer);
+  if (best == 2) multiply_tiles<NT, 2>(me, layer);
+  if (best == 3) multiply_tiles<NT, MOST>(me, layer);
 }
 
 // --- attention -----------------------------------------------------------------------------------------------
@@ -316,7 +329,7 @@ struct Attention {
 DEVICE int team_for(const Here& me, int units, int keys) {
   int best = 1, least = 1 << 30;
   for (int team = 1; team <= WARPS; team *= 2) {
-    const int each = me.blocks * WARPS / team, reads = 4 * AHEAD * team;
+    const int each = me.blocks * WARPS / team, reads = 32 * team;
     const int cost = (units + each - 1) / each * (3 * ((keys + reads - 1) / reads) + (team > 1 ? 5 : 3));
     if (cost < least) {
       least = cost;
@@ -326,17 +339,20 @@ DEVICE int team_for(const Here& me, int units, int keys) {
   return best;
 }
 
-// Keys and values that were there before the launch, eight numbers of each.
+// Keys and values that were there before the launch, eight numbers of each, on their way to the block's memory.
 template <typename T>
 DEVICE void read_keys(const Attention<T>& a, const T* k, const T* v, int from, int group, int stride, int end, int at,
-                      uint4* key, uint4* value) {
-  UNROLL
-  for (int n = 0; n < AHEAD; ++n) {
-    const int number = from + stride * n + group;
-    const bool old = number < end && !(a.own_k && number == a.count - 1);
-    key[n] = fetch(k + (long)number * WIDTH + at, old);
-    value[n] = fetch(v + (long)number * WIDTH + at, old);
+                      uint4* slot) {
+  if (from < end) {
+    UNROLL
+    for (int n = 0; n < SET; ++n) {
+      const int number = from + stride * n + group;
+      const bool old = number < end && !(a.own_k && number == a.count - 1);
+      copy(slot + 64 * n, k + (long)number * WIDTH + at, old);
+      copy(slot + 64 * n + 32, v + (long)number * WIDTH + at, old);
+    }
   }
+  end_copies();
 }
 
 // A team of warps takes a row's head, or one of several shares of its keys; eight lanes a key.
@@ -346,6 +362,7 @@ DEVICE void attention(Here& me, const Attention<T>& a, int team) {
   const int group = me.lane >> 3, at = (me.lane & 7) * 8, stride = 4 * team;
   const int units = a.rows * a.heads * a.shares;
   const float scale = 0.125f * 1.44269504f;  // 1 / sqrt(WIDTH), and powers of two instead of e's
+  uint4* const ring = reinterpret_cast<uint4*>(me.memory + WARPS * PART) + me.warp * RING + me.lane;
   bool waited = false;
   ONCE
   for (int first = me.block * teams; first < units || !waited; first += me.blocks * teams) {
@@ -353,12 +370,14 @@ DEVICE void attention(Here& me, const Attention<T>& a, int team) {
     const int unit = busy ? (first + mine) / a.shares : 0, share = busy ? first + mine - unit * a.shares : 0;
     const T *k = a.k + a.place(unit), *v = a.v + a.place(unit);
     const int end = busy ? a.start(share + 1) : 0;
-    int from = busy ? a.start(share) + 4 * member : 0;
+    int from = busy ? a.start(share) + 4 * member : 0, place = 0;
     float top = NEVER, sum = 0.0f, values[8], asked[8];
     UNROLL
     for (int j = 0; j < 8; ++j) values[j] = 0.0f;
-    uint4 key[AHEAD], value[AHEAD];
-    read_keys(a, k, v, from, group, stride, end, at, key, value);
+    UNROLL
+    for (int n = 0; n < SETS; ++n) {
+      read_keys(a, k, v, from + stride * SET * n, group, stride, end, at, ring + 64 * SET * n);
+    }
     if (!waited) {
       me.wait();
       waited = true;
@@ -373,34 +392,35 @@ DEVICE void attention(Here& me, const Attention<T>& a, int team) {
     UNROLL
     for (int j = 0; j < 8; ++j) asked[j] *= scale;
     ONCE
-    while (true) {
-      float score[AHEAD], highest = top;
+    for (; from < end; from += stride * SET) {
+      uint4 *const slot = ring + 64 * SET * place, value[SET];
+      float score[SET], highest = top;
+      wait_for_copies<SETS - 1>();
       UNROLL
-      for (int n = 0; n < AHEAD; ++n) {
-        score[n] = NEVER;
-        if (from + stride * n >= end) continue;
-        if (a.own_k && from + stride * n + group == a.count - 1) {
-          key[n] = own_key;
-          value[n] = own_value;
-        }
-        float each[8], s = 0.0f;
-        unpack8(key[n], each, T());
+      for (int n = 0; n < SET; ++n) {
+        const int number = from + stride * n + group;
+        const bool own = a.own_k && number == a.count - 1;
+        const uint4 key = own ? own_key : slot[64 * n];
+        value[n] = own ? own_value : slot[64 * n + 32];
+        float each[8], one = 0.0f;
+        unpack8(key, each, T());
         UNROLL
-        for (int j = 0; j < 8; ++j) s += each[j] * asked[j];
-        s += from_lane(s, 1);
-        s += from_lane(s, 2);
-        s += from_lane(s, 4);
-        score[n] = from + stride * n + group < end ? s : NEVER;
+        for (int j = 0; j < 8; ++j) one += each[j] * asked[j];
+        one += from_lane(one, 1);
+        one += from_lane(one, 2);
+        one += from_lane(one, 4);
+        score[n] = number < end ? one : NEVER;
         highest = fmaxf(highest, score[n]);
       }
+      read_keys(a, k, v, from + stride * SET * SETS, group, stride, end, at, slot);
+      place = place + 1 == SETS ? 0 : place + 1;
       const float less = power_of_2(top - highest);
       top = highest;
       sum *= less;
       UNROLL
       for (int j = 0; j < 8; ++j) values[j] *= less;
       UNROLL
-      for (int n = 0; n < AHEAD; ++n) {
-        if (from + stride * n >= end) break;
+      for (int n = 0; n < SET; ++n) {
         const float weight = score[n] > NEVER ? power_of_2(score[n] - top) : 0.0f;
         float each[8];
         unpack8(value[n], each, T());
@@ -408,9 +428,6 @@ DEVICE void attention(Here& me, const Attention<T>& a, int team) {
         UNROLL
         for (int j = 0; j < 8; ++j) values[j] += weight * each[j];
       }
-      from += stride * AHEAD;
-      if (from >= end) break;
-      read_keys(a, k, v, from, group, stride, end, at, key, value);
     }
     UNROLL
     for (int distance = 8; distance < 32; distance *= 2) {
@@ -557,7 +574,6 @@ DEVICE void step(Here& me, const Step<T>& s) {
           a.k = k; a.v = k + plane * s.capacity; a.own_k = kv; a.own_v = kv + plane;
           a.per_window = a.shares = 1;
           a.room = s.capacity; a.count = s.length + 1;
-        } else {
         }
         attention(me, a, part == 1 ? word_team : audio_team);
         if (part == 4 && s.shares > 1) gather(me, s.part, found, rows * s.heads, s.shares);

@@ -54,6 +54,16 @@ DEVICE void multiply(float* sum, unsigned a0, unsigned a1, unsigned a2, unsigned
 DEVICE uint4 fetch(const void* from, bool wanted) { FETCH("nc.L1::no_allocate"); }  // nobody writes it meanwhile
 DEVICE uint4 fetch_new(const void* from, bool wanted) { FETCH("cg"); }             // another block wrote it
 #undef FETCH
+// The same into the block's memory, for the thread itself: there once no more than so many groups are under way
+DEVICE void copy(uint4* to, const void* from, bool wanted) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(unsigned(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(wanted ? 16 : 0) : "memory");
+}
+DEVICE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int GROUPS>
+DEVICE void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
 DEVICE float read_new(const Half* from) {
   const unsigned short x = __ldcg(reinterpret_cast<const unsigned short*>(from));
   return __half2float(*reinterpret_cast<const Half*>(&x));

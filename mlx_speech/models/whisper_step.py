@@ -35,11 +35,12 @@ _WARPS = 8  # of a block of threads
 _WIDTH = 64  # of a head, as in every Whisper
 PART = _WIDTH + 4  # floats of a head's share, as in the source
 _MOST_SHARES = 8  # as in the source
+_MEMORY = 100480  # bytes of a block, as the source needs; a GPU of these generations has at least 101,376
 _INPUTS = (
     "tokens", "embedding", "positions", "gains", "vectors", "ends", "cache", "length", "shares", "arrived",
 )  # fmt: skip
-_TILES = (1, 8)  # groups of eight rows that a kernel takes at once: one for few, one for many
-_TRIED = {1: 7, 8: 19}  # rows that its trial takes: no whole groups
+_TILES = (1, 4)  # groups of eight rows that a kernel takes at once: one for few, one for many
+_TRIED = {1: 7, 4: 19}  # rows that its trial takes: no whole groups
 _DTYPES = (mx.float16, mx.bfloat16)
 _FRAMES = 40  # of audio that the trial hears
 _TOLERANCE = 0.05  # of the largest number: half precision on both sides, rounded at different places
@@ -335,13 +336,17 @@ def _shares(units: int, frames: int, blocks: int) -> int:
     """Into how many shares the audio is best cut for so many rows' heads, that few blocks are idle at the end."""
     if units >= 8 * blocks:
         return 1
-    return min(range(1, _MOST_SHARES + 1), key=lambda n: -(-units * n // blocks) * (frames / n + 100))
+    return min(range(1, _MOST_SHARES + 1), key=lambda n: -(-units * n // blocks) * (frames / n + 300))
 
 
 BODY = """
-__shared__ uint4 memory[room_of(NT) / 4];
-const T* const weights[] = {WEIGHTS};
-const T* const audio[] = {AUDIO};
+extern __shared__ uint4 memory[];
+static_assert(memory_of(NT) * 4 <= MEMORY, "a block's memory");
+__shared__ const T *weights[LAYERS], *audio[2 * LAYERS];
+if (threadIdx.x == 0) {
+  PLACES
+}
+__syncthreads();
 int* const met = const_cast<int*>(arrived);
 Here me{int(threadIdx.x), int(threadIdx.x) / 32, int(threadIdx.x) % 32, int(blockIdx.x), int(gridDim.x),
         reinterpret_cast<float*>(memory), met, *static_cast<volatile int*>(met) / int(gridDim.x)};
@@ -370,9 +375,11 @@ def kernel_of(layers: int, source: str, body: str) -> Any:
     weights, audio = (
         [f"{name}{n}" for n in range(many)] for name, many in (("w", layers), ("audio", 2 * layers))
     )
-    body = body.replace("WEIGHTS", ", ".join(weights)).replace("AUDIO", ", ".join(audio))
+    places = [f"weights[{n}] = {name};" for n, name in enumerate(weights)]
+    places += [f"audio[{n}] = {name};" for n, name in enumerate(audio)]
+    body = body.replace("LAYERS", str(layers)).replace("PLACES", "\n  ".join(places))
     names = [*_INPUTS, *weights, *audio]
-    return gpu.cuda_kernel("step", names, ["scores", "kv", "room", "part"], body, source)
+    return gpu.cuda_kernel("step", names, ["scores", "kv", "room", "part"], body, source, _MEMORY)
 
 
 @functools.cache
@@ -381,7 +388,8 @@ def source() -> str:
     folder = resources.files("mlx_speech.models")
     files = [(folder / name).read_text(encoding="utf-8") for name in ("whisper_step.cuh", "whisper_step.cu")]
     lines = [line.split("//")[0].rstrip() for file in files for line in file.splitlines()]
-    return f"{gpu.bounded(32 * _WARPS)}\nconstexpr int WARPS = {_WARPS};\n" + "\n".join(filter(None, lines))
+    sizes = f"constexpr int WARPS = {_WARPS}, MEMORY = {_MEMORY};"
+    return "\n".join([gpu.bounded(32 * _WARPS), sizes, *filter(None, lines)])
 
 
 # --- the trial ----------------------------------------------------------------------------------------------
