@@ -154,7 +154,7 @@ struct Here {
   }
 };
 
-// Run `work` as every thread of so many blocks at once.
+// Run `work` as every thread of so many blocks at once, each with so many floats of memory.
 static std::function<void(Here&)> work_of_all;
 static void begin(int block, int thread, int blocks, int threads, float* memory, int* arrived, Meeting* all) {
   Here me{thread, thread / 32, thread % 32, block, blocks, memory, arrived, *arrived / blocks, all};
@@ -162,10 +162,10 @@ static void begin(int block, int thread, int blocks, int threads, float* memory,
   now->done = true;
   others();
 }
-static void run_blocks(int blocks, int warps, int* arrived, std::function<void(Here&)> work) {
+static void run_blocks(int blocks, int warps, int floats, int* arrived, std::function<void(Here&)> work) {
   work_of_all = work;
   const int threads = 32 * warps;
-  std::vector<std::vector<float>> memory(blocks, std::vector<float>(16384, NAN));
+  std::vector<std::vector<float>> memory(blocks, std::vector<float>(floats, NAN));
   std::vector<Meeting> meetings(blocks, Meeting{threads});
   std::vector<Warp> all(blocks * warps);
   std::vector<Lane> lanes(blocks * threads);

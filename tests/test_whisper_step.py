@@ -51,7 +51,8 @@ int main() {
   Step<Half> s{tokens.data(), embedding.data(), positions.data(), places.data(), gains.data(), vectors.data(),
                ends.data(), cache.data(), places.data() + L, scores.data(), kv.data(), room.data(), part.data(),
                R, W, H, L, length, C, F, shares, V};
-  run_blocks(blocks, WARPS, &arrived, [&](Here& me) { n[10] == 1 ? step<1>(me, s) : step<4>(me, s); });
+  run_blocks(blocks, WARPS, memory_of(n[10]), &arrived,
+             [&](Here& me) { n[10] == 1 ? step<1>(me, s) : step<4>(me, s); });
   fwrite(scores.data(), 4, scores.size(), stdout);
   fwrite(kv.data(), 2, kv.size(), stdout);
 }

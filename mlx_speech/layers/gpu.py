@@ -67,11 +67,9 @@ def kernel(
         metal: the same.
         shared_memory: bytes for each of CUDA's blocks; Metal's source declares them.
     """
-    name = _named(name, "".join([body, *cuda, *metal]))
     if on_cuda():
-        return mx.fast.cuda_kernel(
-            name, inputs, outputs, cuda.start + body, cuda.header, shared_memory=shared_memory
-        )
+        return cuda_kernel(name, inputs, outputs, cuda.start + body, cuda.header, shared_memory)
+    name = _named(name, "".join([body, *metal]))
     return mx.fast.metal_kernel(name, inputs, outputs, metal.start + body, metal.header)
 
 

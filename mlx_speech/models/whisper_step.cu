@@ -301,7 +301,9 @@ DEVICE void product(Here& me, const Linear<T>& layer) {
   }
   if (best == 1) multiply_tiles<NT, 1>(me, layer);
   if (best == 2) multiply_tiles<NT, 2>(me, layer);
-  if (best == 3) multiply_tiles<NT, MOST>(me, layer);
+  if constexpr (MOST > 2) {
+    if (best == 3) multiply_tiles<NT, 3>(me, layer);
+  }
 }
 
 // --- attention -----------------------------------------------------------------------------------------------

@@ -372,13 +372,11 @@ def _kernel(layers: int) -> Any:
 
 def kernel_of(layers: int, source: str, body: str) -> Any:
     """A launcher of this source for so many layers."""
-    weights, audio = (
-        [f"{name}{n}" for n in range(many)] for name, many in (("w", layers), ("audio", 2 * layers))
-    )
-    places = [f"weights[{n}] = {name};" for n, name in enumerate(weights)]
-    places += [f"audio[{n}] = {name};" for n, name in enumerate(audio)]
-    body = body.replace("LAYERS", str(layers)).replace("PLACES", "\n  ".join(places))
-    names = [*_INPUTS, *weights, *audio]
+    places = {f"w{n}": f"weights[{n}]" for n in range(layers)}
+    places |= {f"audio{n}": f"audio[{n}]" for n in range(2 * layers)}
+    lines = [f"{place} = {name};" for name, place in places.items()]
+    body = body.replace("LAYERS", str(layers)).replace("PLACES", "\n  ".join(lines))
+    names = [*_INPUTS, *places]
     return gpu.cuda_kernel("step", names, ["scores", "kv", "room", "part"], body, source, _MEMORY)
 
 
